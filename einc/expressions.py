@@ -1,0 +1,256 @@
+"""What a size expression is worth, and how it grows.
+
+In: an expression of the syntax tree and the values of its names. Out: a number
+(`evaluate`), exact wherever it is rational, or its leading power of d along
+d_in = d_out = d (`growth`). Both are our own arithmetic: spec text is never
+evaluated as Python. What has no value raises `NoValue`, which names the fault.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import assert_never
+
+from einc.errors import (
+    NOT_RATIONAL,
+    TOO_LARGE,
+    UNDEFINED,
+    Fault,
+    InternalError,
+)
+from einc.syntax import Binary, Call, Expr, Number, Variable, unparse
+
+MAX_BITS = 100
+FEATURES = ("d_in", "d_out", "d")
+
+Value = Fraction | float
+"""Exact where the value is rational, else a float."""
+
+
+class NoValue(Exception):
+    """An expression has no value; `fault` and `values` say why, `expr` where."""
+
+    def __init__(self, fault: Fault, expr: Expr, **values: object) -> None:
+        super().__init__(fault.code)
+        self.fault = fault
+        self.expr = expr
+        self.values = {"expr": unparse(expr), **values}
+
+
+def names_in(expr: Expr) -> list[Variable]:
+    """The variables of an expression, in the order written."""
+    match expr:
+        case Number():
+            return []
+        case Variable():
+            return [expr]
+        case Binary():
+            return names_in(expr.left) + names_in(expr.right)
+        case Call():
+            return [v for argument in expr.arguments for v in names_in(argument)]
+        case _:
+            assert_never(expr)
+
+
+def evaluate(expr: Expr, values: Mapping[str, Value]) -> Value:
+    """The value of `expr`, where every name of it is in `values`.
+
+    >>> from einc.syntax import Binary, Number, Variable
+    >>> half = Binary("/", Number("1"), Number("2"))
+    >>> evaluate(Binary("^", Variable("d"), half), {"d": Fraction(1024)})
+    Fraction(32, 1)
+    >>> evaluate(Binary("^", Variable("d"), half), {"d": Fraction(2)})
+    1.4142135623730951
+    """
+    match expr:
+        case Number():
+            return expr.value
+        case Variable():
+            return values[expr.name]
+        case Call(function="sqrt"):
+            return _power(expr, evaluate(expr.arguments[0], values), Fraction(1, 2))
+        case Call():
+            results = [evaluate(argument, values) for argument in expr.arguments]
+            return min(results) if expr.function == "min" else max(results)
+        case Binary(operator="^"):
+            base = evaluate(expr.left, values)
+            return _power(expr, base, _exponent(expr.right, values))
+        case Binary():
+            left, right = evaluate(expr.left, values), evaluate(expr.right, values)
+            match expr.operator:
+                case "+":
+                    return _bounded(expr, left + right)
+                case "-":
+                    return _bounded(expr, left - right)
+                case "*":
+                    return _bounded(expr, left * right)
+                case "/":
+                    if right == 0:
+                        raise NoValue(UNDEFINED, expr, reason="it divides by zero")
+                    return _bounded(expr, left / right)
+            raise InternalError(f"operator {expr.operator}")
+        case _:
+            assert_never(expr)
+
+
+def _exponent(expr: Expr, values: Mapping[str, Value]) -> Fraction:
+    constants = {k: v for k, v in values.items() if k not in FEATURES}
+    if any(v.name not in constants for v in names_in(expr)):
+        raise NoValue(NOT_RATIONAL, expr)
+    value = evaluate(expr, constants)
+    if not isinstance(value, Fraction):
+        raise NoValue(NOT_RATIONAL, expr)
+    return value
+
+
+def _bounded(expr: Expr, value: Value) -> Value:
+    if isinstance(value, Fraction):
+        # Sums of fractions may double their digits at each step.
+        if value.denominator.bit_length() > 4 * MAX_BITS:
+            raise NoValue(TOO_LARGE, expr, limit="its denominator has too many digits")
+    if abs(value) >= 1 << MAX_BITS:
+        raise NoValue(TOO_LARGE, expr, limit=f"past {MAX_BITS} bits")
+    return value
+
+
+def _power(expr: Expr, base: Value, exponent: Fraction) -> Value:
+    """`base ** exponent`: exact where rational, bounded before it is computed."""
+    if base == 0 and exponent < 0:
+        raise NoValue(UNDEFINED, expr, reason="it divides by zero")
+    if base < 0 and exponent.denominator != 1:
+        raise NoValue(UNDEFINED, expr, reason="a root of a negative number")
+    if base in (0, 1) or exponent == 0:
+        return Fraction(1) if exponent == 0 else Fraction(base)
+    bits = abs(_log2(abs(base)) * exponent)
+    if bits > MAX_BITS:
+        raise NoValue(TOO_LARGE, expr, limit=f"no power past {MAX_BITS} bits")
+    if isinstance(base, Fraction):
+        # In lowest terms the power is rational only if the root is.
+        root = _root(base, exponent.denominator)
+        if root is not None and abs(exponent.numerator) <= 4 * MAX_BITS:
+            return root**exponent.numerator
+    return float(base) ** float(exponent)
+
+
+def _log2(value: Value) -> float:
+    if isinstance(value, Fraction):
+        return math.log2(value.numerator) - math.log2(value.denominator)
+    return math.log2(value)
+
+
+def _root(base: Fraction, degree: int) -> Fraction | None:
+    if degree == 1:
+        return base
+    if degree > 4 * MAX_BITS or base < 0:
+        return None
+    top = _integer_root(base.numerator, degree)
+    bottom = _integer_root(base.denominator, degree)
+    return Fraction(top, bottom) if top and bottom else None
+
+
+def _integer_root(value: int, degree: int) -> int | None:
+    guess = round(math.exp(math.log(value) / degree))
+    return next((g for g in (guess - 1, guess, guess + 1) if g**degree == value), None)
+
+
+@dataclass(frozen=True)
+class Growth:
+    """The leading term `coefficient * d_in^i * d_out^o * d^m` of an expression.
+
+    `powers` is (i, o, m), or None where the expression is not such a product;
+    `exponent` is the power of d along d_in = d_out = d.
+    """
+
+    coefficient: Value
+    exponent: Fraction
+    powers: tuple[Fraction, Fraction, Fraction] | None
+
+    @classmethod
+    def constant(cls, value: Value) -> Growth:
+        zero = Fraction(0)
+        return cls(value, zero, (zero, zero, zero))
+
+    @property
+    def is_one(self) -> bool:
+        """Whether it is the constant 1 (which `~` takes literally)."""
+        return self.powers == (0, 0, 0) and self.coefficient == 1
+
+
+def feature_growths() -> dict[str, Growth]:
+    """The growth of `d_in`, `d_out` and `d` themselves."""
+    one, zero = Fraction(1), Fraction(0)
+    units = [(one, zero, zero), (zero, one, zero), (zero, zero, one)]
+    return {n: Growth(one, one, p) for n, p in zip(FEATURES, units, strict=True)}
+
+
+def growth(expr: Expr, values: Mapping[str, Growth]) -> Growth:
+    """How `expr` grows, where the growth of every name of it is in `values`."""
+    match expr:
+        case Number():
+            return Growth.constant(expr.value)
+        case Variable():
+            return values[expr.name]
+        case Call(function="sqrt"):
+            return _raise(expr, growth(expr.arguments[0], values), Fraction(1, 2))
+        case Call():
+            parts = [growth(argument, values) for argument in expr.arguments]
+            pick = min if expr.function == "min" else max
+            first = pick(parts, key=lambda g: (g.exponent, g.coefficient))
+            same = all(g.powers == first.powers for g in parts)
+            return first if same else Growth(first.coefficient, first.exponent, None)
+        case Binary(operator="^"):
+            constants = {
+                name: g.coefficient
+                for name, g in values.items()
+                if g.powers == (0, 0, 0)
+            }
+            base = growth(expr.left, values)
+            return _raise(expr, base, _exponent(expr.right, constants))
+        case Binary():
+            left, right = growth(expr.left, values), growth(expr.right, values)
+            match expr.operator:
+                case "+":
+                    return _sum(expr, left, right)
+                case "-":
+                    negative = Growth(-right.coefficient, right.exponent, right.powers)
+                    return _sum(expr, left, negative)
+                case "*":
+                    return _product(expr, left, right)
+                case "/":
+                    return _product(expr, left, _raise(expr, right, Fraction(-1)))
+            raise InternalError(f"operator {expr.operator}")
+        case _:
+            assert_never(expr)
+
+
+def _sum(expr: Expr, left: Growth, right: Growth) -> Growth:
+    if left.coefficient == 0 or right.coefficient == 0:
+        return right if left.coefficient == 0 else left
+    coefficient = _bounded(expr, left.coefficient + right.coefficient)
+    if left.powers is not None and left.powers == right.powers:
+        return Growth(coefficient, left.exponent, left.powers)
+    if left.exponent == right.exponent:
+        return Growth(coefficient, left.exponent, None)
+    larger = left if left.exponent > right.exponent else right
+    return Growth(larger.coefficient, larger.exponent, None)
+
+
+def _product(expr: Expr, left: Growth, right: Growth) -> Growth:
+    coefficient = _bounded(expr, left.coefficient * right.coefficient)
+    powers = None
+    if left.powers is not None and right.powers is not None:
+        i, o, m = (a + b for a, b in zip(left.powers, right.powers, strict=True))
+        powers = (i, o, m)
+    return Growth(coefficient, left.exponent + right.exponent, powers)
+
+
+def _raise(expr: Expr, base: Growth, power: Fraction) -> Growth:
+    coefficient = _power(expr, base.coefficient, power)
+    powers = None
+    if base.powers is not None:
+        i, o, m = (p * power for p in base.powers)
+        powers = (i, o, m)
+    return Growth(coefficient, base.exponent * power, powers)
