@@ -84,7 +84,7 @@ NAME_CLASH = Fault(
 )
 USES_DISAGREE = Fault(
     "E111",
-    "factor `{name}` has {here} indices here and {there} above",
+    "factor `{name}` has {here} here and {there} above",
     "a factor that stands twice is one tensor: give it as many indices each time",
 )
 REFUSED_NAME = Fault(
@@ -112,7 +112,7 @@ UNKNOWN_INDEX = Fault("E204", "no tensor has an index `{name}`", "{advice}")
 UNKNOWN_NAME = Fault(
     "E205",
     "`{name}` is not known here{because}",
-    "sizes are made of parameters, `d_in`, `d_out` and `d`{advice}",
+    "{advice}",
 )
 NOT_AN_INTEGER = Fault(
     "E206",
@@ -133,8 +133,8 @@ EXPONENT_SUM = Fault(
 )
 DOES_NOT_FIT = Fault(
     "E210",
-    "the sizes of `{tensor}` fix {multiple}, which does not fit {features} features",
-    "use {nearest} features, or change the sizes",
+    "the exact sizes of `{tensor}` make {multiple}, which does not fit {features}",
+    "use {nearest}, or change the sizes",
 )
 TOO_LARGE = Fault("E211", "`{expr}` is too large: {limit}")
 NOT_RATIONAL = Fault(

@@ -7,6 +7,8 @@ and what lark says of unexpected tokens is put into the words of the language.
 
 from __future__ import annotations
 
+from collections import deque
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -79,7 +81,8 @@ def _lark() -> Lark:
 def _parse(source: Source, start: str, faults: Diagnostics) -> Tree[Token]:
     from lark import UnexpectedCharacters, UnexpectedToken
 
-    if len(source.text.encode()) > MAX_BYTES:
+    # Bytes that are no text reach a command line as lone surrogates.
+    if len(source.text.encode(errors="surrogatepass")) > MAX_BYTES:
         what, advice = "the file is too large", "split it into several"
         _fail(faults, LIMIT, Span(0, 1), what=what, limit="1 MiB", advice=advice)
     parser = _lark().parse_interactive(source.text, start=start)
@@ -92,7 +95,7 @@ def _parse(source: Source, start: str, faults: Diagnostics) -> Tree[Token]:
         _unreadable(source, error.pos_in_stream, faults)
         raise InternalError("unreachable") from error
     except UnexpectedToken as error:
-        _unexpected(source, error, faults)
+        _unexpected(_Mistake.of(source, start, error.token), faults)
         raise InternalError("unreachable") from error
     return tree
 
@@ -122,7 +125,7 @@ class _Limits:
                 self.operators += 1
             case "NUMBER" if len(token.replace(".", "")) > MAX_DIGITS:
                 self._stop(token, "a number is too long", f"{MAX_DIGITS} digits")
-            case "LSQB" | "RSQB" | "LBRACE":
+            case "LSQB" | "RSQB" | "LBRACE" | "ROUTE" | "NORMALIZE":
                 self.operators = 0
         if self.depth > MAX_NESTING:
             self._stop(token, "too deeply nested", f"{MAX_NESTING} parentheses")
@@ -173,7 +176,7 @@ _TERMINALS = {
 }
 
 
-def _expected(terminals: set[str]) -> str:
+def _expected(terminals: frozenset[str]) -> str:
     left, parts = set(terminals), []
     for group, words in _EXPECTED:
         if group <= left:
@@ -185,44 +188,94 @@ def _expected(terminals: set[str]) -> str:
     return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} or {parts[-1]}"
 
 
-def _unexpected(source: Source, error: Any, faults: Diagnostics) -> None:
-    token, accepts = error.token, set(error.accepts or error.expected)
-    if token.type == "$END":
-        _fail(
-            faults,
-            UNEXPECTED,
-            Span(len(source.text), len(source.text)),
-            expected=_expected(accepts),
-            found="the end of the text",
-            advice="",
-        )
-    span, text = _token_span(token), str(token)
-    if text in syntax.RESERVED and "NAME" in accepts and "STRUCTURE" not in accepts:
-        statement = {"ROUTE", "NORMALIZE"} <= accepts
-        if not statement or token.type not in ("TOP", "STRUCTURE"):
-            _fail(
-                faults,
-                RESERVED_WORD,
-                span,
-                name=text,
-                use="a name",
-                suggestion=f"{text}_",
-            )
-    advice = ""
-    if token.type == "MINUS" and "NUMBER" in accepts:
-        advice = "there is no unary minus: write `0 - a`, or turn the difference round"
-    elif token.type == "CIRCUMFLEX":
-        advice = "powers do not chain: write `a^(b^c)` or `(a^b)^c`"
-    elif token.type == "NUMBER" and "CIRCUMFLEX" in accepts:
-        advice = "write products with `*`"
-    found = f"`{text}`" if len(text) <= 40 else f"`{text[:40]}...`"
+@dataclass(frozen=True)
+class _Mistake:
+    """A token where it cannot stand: what could, and the types of those before it."""
+
+    source: Source
+    token: Token
+    accepts: frozenset[str]
+    before: tuple[str, ...]
+
+    @classmethod
+    def of(cls, source: Source, start: str, token: Token) -> _Mistake:
+        """Parses up to `token` again: what lark says it expected is too much.
+
+        (Of a token it cannot use, an LALR parser sees so only after reductions
+        that other tokens would have wanted, and its tables mix their contexts.)
+        """
+        parser = _lark().parse_interactive(source.text, start=start)
+        before: deque[str] = deque(["", ""], maxlen=64)
+        for seen in parser.iter_parse():
+            if seen.start_pos == token.start_pos and token.type != "$END":
+                break
+            before.append(seen.type)
+        return cls(source, token, frozenset(parser.accepts()), tuple(before))
+
+    @property
+    def span(self) -> Span:
+        if self.token.type == "$END":
+            return Span(len(self.source.text), len(self.source.text))
+        return _token_span(self.token)
+
+    @property
+    def found(self) -> str:
+        if self.token.type == "$END":
+            return "the end of the text"
+        text = str(self.token)
+        return f"`{text}`" if len(text) <= 40 else f"`{text[:40]}...`"
+
+    @property
+    def is_reserved_word(self) -> bool:
+        """Whether a keyword stands where the user may have meant a name."""
+        if self.token not in syntax.RESERVED or "NAME" not in self.accepts:
+            return False
+        begins_statement = {"ROUTE", "NORMALIZE"} <= self.accepts
+        return not begins_statement or self.token.type not in ("TOP", "STRUCTURE")
+
+    @property
+    def advice(self) -> str:
+        """How to say what was probably meant, where that is known."""
+        in_expression = "CIRCUMFLEX" in self.accepts
+        match self.before[-1], self.token.type:
+            case _, "MINUS" if "NUMBER" in self.accepts:
+                return "there is no unary minus: write `0 - a`"
+            case "RSQB", "PLUS" | "MINUS":
+                return "a sum is written as a second equation, `y[...] += ...`"
+            case _, "CIRCUMFLEX":
+                return "powers do not chain: write `a^(b^c)` or `(a^b)^c`"
+            case "STAR", "STAR":
+                return "powers are written with `^`"
+            case "ASSIGN", "ASSIGN":
+                return "write a single `=`"
+            case "NAME", "LPAR" if in_expression:
+                return "products need a `*`; the functions are `min`, `max` and `sqrt`"
+            case _, "NUMBER" | "LPAR" if in_expression:
+                return "products need a `*`"
+        return "products need a `*`" if self._follows_a_factor() else ""
+
+    def _follows_a_factor(self) -> bool:
+        """Whether the product of `2 d` or `x[i] W[i, o]` was read as a new statement."""
+        if self.accepts == {"ASSIGN", "ADD_ASSIGN"} and "LSQB" in self.before:
+            name = len(self.before) - 2 - self.before[::-1].index("LSQB")
+            return self.before[name - 1] == "RSQB"
+        starts = self.accepts == {"ASSIGN", "GROWS", "LSQB", "COMMA"}
+        return starts and self.before[-2] in ("NUMBER", "NAME", "RPAR")
+
+
+def _unexpected(mistake: _Mistake, faults: Diagnostics) -> None:
+    if mistake.is_reserved_word:
+        name = str(mistake.token)
+        suggestion = syntax.instead_of(name)
+        values = {"name": name, "use": "a name", "suggestion": suggestion}
+        _fail(faults, RESERVED_WORD, mistake.span, **values)
     _fail(
         faults,
         UNEXPECTED,
-        span,
-        expected=_expected(accepts),
-        found=found,
-        advice=advice,
+        mistake.span,
+        expected=_expected(mistake.accepts),
+        found=mistake.found,
+        advice=mistake.advice,
     )
 
 
@@ -270,7 +323,9 @@ def _definition(tree: Any, faults: Diagnostics) -> syntax.Definition:
     name, params, doc, *statements = tree.children
     if doc is not None and not doc.isprintable():
         offset = next(i for i, c in enumerate(doc) if not c.isprintable())
-        _unreadable(faults.source, doc.start_pos + offset, faults)
+        span = Span(doc.start_pos + offset, doc.start_pos + offset + 1)
+        found = f"the character U+{ord(doc[offset]):04X} in a description"
+        _fail(faults, UNREADABLE_CHARACTER, span, found=found, advice="remove it")
     return syntax.Definition(
         _name(name),
         () if params is None else tuple(_param(p, faults) for p in params.children),

@@ -133,13 +133,12 @@ def plan(binding: Binding, tokens: int, order: Order = "best") -> Plan:
 
 def plan_by_exponents(structure: Structure, order: Order = "best") -> Plan:
     """The plan without features: by the exponents of x-first orders, or as written."""
-    routed = structure.route.index if structure.route is not None else None
     terms = []
     for term in structure.terms:
-        network = Network(term, routed)
+        network = Network(term, structure.routed)
         sequence: Sequence[int] = range(1, len(network.tensors))
         if order == "best" and structure.grows:
-            sequence = least_exponent_order(network)
+            sequence = least_exponent_order(structure, network)[1]
         terms.append(term_plan(network, _chain(sequence)))
     result = Plan(order, None, tuple(terms))
     verify(result)
@@ -325,15 +324,20 @@ def x_first_order(
     return to_go[X], tuple(order)
 
 
-def least_exponent_order(network: Network) -> tuple[int, ...]:
-    """The x-first order whose most expensive step grows the slowest."""
-    thetas = [a.theta for a in network.axes]
+def least_exponent_order(
+    structure: Structure, network: Network
+) -> tuple[Fraction, tuple[int, ...]]:
+    """The x-first order whose most expensive step grows the slowest, and how fast.
+
+    Its multiply-adds per token grow as d to the power of that exponent.
+    """
+    thetas = [structure.active_theta(a) for a in network.axes]
 
     def exponent(left: int, right: int) -> Fraction:
         touched = network.touched(left, right)
         return sum((thetas[i] for i in bits(touched)), Fraction(0))
 
-    return x_first_order(network, exponent, max, Fraction(0))[1]
+    return x_first_order(network, exponent, max, Fraction(0))
 
 
 def fewest_macs_order(binding: Binding, network: Network) -> tuple[int, ...]:

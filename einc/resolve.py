@@ -68,9 +68,11 @@ def resolve(
     """
     arguments = dict(arguments or {})
     known = [p.name.text for p in definition.params]
-    for name in arguments:
+    for name, value in arguments.items():
         if name not in known:
             raise UsageError(_unknown_parameter(definition.name.text, name, known))
+        if max(abs(value.numerator), value.denominator) >= 10**MAX_DIGITS:
+            raise UsageError(f"`{name}`: at most {MAX_DIGITS} digits")
     return _Resolver(definition, source, arguments).run()
 
 
@@ -108,7 +110,7 @@ class _Resolver:
         parameters = self._parameters()
         self._equations()
         statements = self._size_statements()
-        route = self._route()
+        route = self._route(parameters)
         self._not_yet()
         # Sizes are judged only where it is clear what stands where.
         self.faults.stop_on_errors()
@@ -142,13 +144,12 @@ class _Resolver:
     # Names
 
     def _reserved(self, name: syntax.Name, use: str) -> None:
-        suggestion = "rank" if name.text == "d" else f"{name.text}_"
         self.faults.add(
             errors.RESERVED_WORD,
             name.span,
             name=name.text,
             use=use,
-            suggestion=suggestion,
+            suggestion=syntax.instead_of(name.text),
         )
 
     def _declare(self, name: syntax.Name, kind: str) -> None:
@@ -170,11 +171,13 @@ class _Resolver:
         parameters: dict[str, Parameter] = {}
         for param in self.definition.params:
             name = param.name
-            if name.text in parameters:
-                self.faults.add(errors.SAME_PARAM, name.span, name=name.text)
+            if name.text in self.kinds:
+                note = ("the first one is here", self.kinds[name.text][1])
+                fault = errors.SAME_PARAM
+                self.faults.add(fault, name.span, name=name.text, note=note)
                 continue
             self._declare(name, "a parameter")
-            if not self._known(param.default, FEATURES, "a default may use"):
+            if not self._known(param.default, FEATURES, "a default is made of numbers"):
                 continue
             value = param.default
             if name.text in self.arguments:
@@ -364,16 +367,16 @@ class _Resolver:
                     fault = errors.NO_SIZE
                     self.faults.add(fault, index.span, name=index.text)
 
-    def _route(self) -> Route | None:
+    def _route(self, parameters: Mapping[str, Parameter]) -> Route | None:
         routes = [s for s in self.definition.statements if isinstance(s, syntax.Route)]
-        parameters = [p.name.text for p in self.definition.params]
+        names = [p.name.text for p in self.definition.params]
         for extra in routes[1:]:
             note = ("the first one is here", routes[0].span)
             self.faults.add(errors.TWO_ROUTES, extra.span, note=note)
         if not routes:
             return None
         route, name = routes[0], routes[0].index
-        self._known(route.top, [*parameters, *FEATURES], "")
+        known = self._known(route.top, [*names, *FEATURES], "")
         if not self._index_known(name):
             return None
         refs = [r for e in self.equations for r in (*e.right, e.left)]
@@ -390,7 +393,14 @@ class _Resolver:
                     candidates=_listed(candidates) or "a new inner one",
                 )
                 return None
-        return Route(name.text, route.top, route.span)
+        if not known or set(names) - set(parameters):
+            return None
+        values = feature_growths() | {p.name: p.growth for p in parameters.values()}
+        try:
+            return Route(name.text, route.top, growth(route.top, values), route.span)
+        except NoValue as fault:
+            self.faults.add(fault.fault, route.top.span, **fault.values)
+            return None
 
     def _not_yet(self) -> None:
         for equation in self.equations[1:]:

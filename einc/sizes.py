@@ -64,11 +64,6 @@ class Binding:
     def is_padded(self) -> bool:
         return any(pair != (self.d_in, self.d_out) for pair in self.padded)
 
-    @property
-    def routed(self) -> str | None:
-        route = self.structure.route
-        return None if route is None else route.index
-
     def size(self, axis: Axis) -> int:
         return self.sizes[axis.name]
 
@@ -76,11 +71,11 @@ class Binding:
         return tuple(self.sizes[axis.name] for axis in axes)
 
     def network(self, term: Term) -> Network:
-        return Network(term, self.routed)
+        return Network(term, self.structure.routed)
 
     def active_size(self, axis: Axis) -> int:
         """The size of an axis for one token: `top` where it is routed."""
-        if axis.name == self.routed and self.top is not None:
+        if axis.name == self.structure.routed and self.top is not None:
             return self.top
         return self.sizes[axis.name]
 
@@ -160,10 +155,7 @@ class _Binder:
         self.faults.stop_on_errors()
         top = self._top()
         (term,) = structure.terms
-        if top is not None and structure.route is not None:
-            network = Network(term, structure.route.index)
-        else:
-            network = Network(term)
+        network = Network(term, structure.routed)
         sides = tuple(self._side(term, side, targets) for side in (0, 1))
         self.faults.stop_on_errors()
         padded = self._choose(network, (sides[0], sides[1]), top)

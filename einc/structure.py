@@ -102,6 +102,7 @@ class Route:
 
     index: str
     top: syntax.Expr
+    growth: Growth
     span: Span
 
 
@@ -165,15 +166,24 @@ class Structure:
         for axis in self.terms[0].sides[side]:
             if not is_constant(axis):
                 return None
-            assert axis.size.expr is not None
-            size = evaluate(axis.size.expr, self.scope(Fraction(1), Fraction(1)))
-            product *= int(size)
+            product *= int(axis.size.growth.coefficient)
         return product
 
     @property
     def grows(self) -> bool:
         """Whether both sides grow with d, so that the structure has exponents."""
         return self.fixed_features(0) is None and self.fixed_features(1) is None
+
+    @property
+    def routed(self) -> str | None:
+        """The name of the routed index, if there is one."""
+        return None if self.route is None else self.route.index
+
+    def active_theta(self, axis: Axis) -> Fraction:
+        """The exponent of an axis for one token: that of `top` where it is routed."""
+        if self.route is not None and axis.name == self.route.index:
+            return self.route.growth.exponent
+        return axis.theta
 
     def scope(self, d_in: Fraction, d_out: Fraction) -> dict[str, Value]:
         """The values of all names that a size may use, at `d_in` x `d_out`."""

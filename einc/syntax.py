@@ -21,6 +21,11 @@ RESERVED = frozenset(
 )
 
 
+def instead_of(reserved: str) -> str:
+    """A name to suggest instead of a reserved word."""
+    return "rank" if reserved == "d" else f"{reserved}_"
+
+
 @dataclass(frozen=True)
 class Name:
     """An identifier where it stands."""

@@ -1,0 +1,276 @@
+"""The exponents omega, psi and nu of a structure, and its class.
+
+In: a `Structure` whose sides grow with d. Out: exact rationals along
+d_in = d_out = d, over orders in which every contraction holds x:
+
+- nu: the fewest multiply-adds per token grow as d^(1 + nu);
+- omega: multiply-adds over parameters grow as d^omega;
+- psi: the rank grows as d^psi.
+
+Dense is (0, 1, 1). For the paper's two-factor family with the first factor first,
+nu = 1 + rho - min(alpha, epsilon) and omega = min(alpha + delta, beta + epsilon)
+- min(alpha, epsilon) (Potapczynski et al. 2024, section 3); the best order has
+max(min(alpha, epsilon), min(beta, delta)) for min(alpha, epsilon).
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any, assert_never
+
+from einc.errors import InternalError
+from einc.network import X, Network, bits
+from einc.plan import least_exponent_order
+from einc.structure import Structure
+from einc.syntax import Binary, Call, Expr, Number, Variable
+
+MAX_SYMBOLIC_FACTORS = 4
+"""Up to so many factors all x-first orders are listed, to write nu as a formula."""
+
+
+@dataclass(frozen=True)
+class Triple:
+    """(omega, psi, nu). Without a factor there is no work: omega and nu are None."""
+
+    omega: Fraction | None
+    psi: Fraction
+    nu: Fraction | None
+
+
+@dataclass(frozen=True)
+class Exponents:
+    """The exponents of the order named, and those of orders that may merge.
+
+    `order` names the factors as they join x. `merged` lets factors be merged before
+    x comes, at no cost since infinitely many tokens share it. `formulas` has the
+    best order's three in the parameters that stand in exponents (empty above
+    `MAX_SYMBOLIC_FACTORS`).
+    """
+
+    best: Triple
+    order: tuple[str, ...]
+    merged: Triple
+    formulas: Mapping[str, str]
+
+
+def exponents(structure: Structure, order: Sequence[int] | None = None) -> Exponents:
+    """The exponents over x-first orders; of one `order` of tensors, if given.
+
+    >>> from einc.library import structure
+    >>> exponents(structure("low_rank")).best
+    Triple(omega=Fraction(0, 1), psi=Fraction(1, 2), nu=Fraction(1, 2))
+    """
+    (term,) = structure.terms
+    network = Network(term, structure.routed)
+    thetas = [structure.active_theta(axis) for axis in network.axes]
+    if order is None:
+        work, order = least_exponent_order(structure, network)
+    else:
+        work = max(
+            (_sum(thetas, step) for step in _steps(network, order)),
+            default=Fraction(0),
+        )
+    parameters = max(
+        (sum((a.theta for a in f.axes), Fraction(0)) for f in structure.factors),
+        default=Fraction(0),
+    )
+    psi = min(_sum(thetas, cut) for cut in network.cuts)
+    names = [operand.name for operand in term.operands]
+    if not names:
+        alone = Triple(None, psi, None)
+        return Exponents(alone, (), alone, {})
+    merged = _merged_work(network, thetas)
+    return Exponents(
+        Triple(work - parameters, psi, work - 1),
+        tuple(names[i - 1] for i in order),
+        Triple(merged - parameters, psi, merged - 1),
+        _formulas(structure, network),
+    )
+
+
+def class_of(structure: Structure, triple: Triple) -> str:
+    """"full-rank" or "low-rank", then "unshared" or "shared"; "routed" before both."""
+    rank = "full-rank" if triple.psi == 1 else "low-rank"
+    shared = triple.omega is not None and triple.omega > 0
+    words = [rank, "shared" if shared else "unshared"]
+    return " ".join(["routed", *words] if structure.route is not None else words)
+
+
+def _sum(thetas: Sequence[Fraction], mask: int) -> Fraction:
+    return sum((thetas[i] for i in bits(mask)), Fraction(0))
+
+
+def _steps(network: Network, order: Iterable[int]) -> list[int]:
+    """What each step of an x-first order touches."""
+    joined, steps = X, []
+    for tensor in order:
+        steps.append(network.touched(joined, 1 << tensor))
+        joined |= 1 << tensor
+    return steps
+
+
+def _merged_work(network: Network, thetas: Sequence[Fraction]) -> Fraction:
+    """The least exponent if any group of factors may be merged before it joins x."""
+    everything = network.everything
+    known: dict[int, Fraction] = {}
+    to_go: dict[int, Fraction] = {everything: Fraction(0)}
+    for joined in range(everything - 2, 0, -1):
+        if not joined & X:
+            continue
+        rest = everything ^ joined
+        group, least = rest, None
+        while group:
+            mask = network.touched(joined, group)
+            if mask not in known:
+                known[mask] = _sum(thetas, mask)
+            worst = max(known[mask], to_go[joined | group])
+            least = worst if least is None else min(least, worst)
+            group = (group - 1) & rest
+        assert least is not None
+        to_go[joined] = least
+    return to_go[X]
+
+
+# Formulas
+
+
+def _formulas(structure: Structure, network: Network) -> dict[str, str]:
+    """omega, psi and nu of the best order, piecewise linear in the parameters."""
+    import sympy
+
+    (term,) = structure.terms
+    if len(term.operands) > MAX_SYMBOLIC_FACTORS:
+        return {}
+    theta = _Thetas(structure)
+    orders = [
+        _largest(_steps(network, sequence))
+        for sequence in itertools.permutations(range(1, len(network.tensors)))
+    ]
+    # An order all of whose steps fit into steps of another is at least as good.
+    kept: list[list[int]] = []
+    for steps in sorted(orders, key=len):
+        if not any(_within(other, steps) for other in kept):
+            kept = [other for other in kept if not _within(steps, other)] + [steps]
+    work = sympy.Min(
+        *(sympy.Max(*(theta.of(network, step) for step in steps)) for steps in kept)
+    )
+    factors = _largest([network.mask(f.axes) for f in structure.factors])
+    parameters = sympy.Max(
+        *(theta.of(network, factor, active=False) for factor in factors)
+    )
+    psi = sympy.Min(*(theta.of(network, cut) for cut in network.cuts))
+    return {"omega": str(work - parameters), "psi": str(psi), "nu": str(work - 1)}
+
+
+def _largest(masks: list[int]) -> list[int]:
+    """The masks that are no subset of another."""
+    distinct = list(dict.fromkeys(masks))
+    return [m for m in distinct if not any(m & o == m != o for o in distinct)]
+
+
+def _within(steps: list[int], others: list[int]) -> bool:
+    return all(any(s & o == s for o in others) for s in steps)
+
+
+class _Thetas:
+    """Exponents of axes as sympy expressions in the parameters of a structure."""
+
+    def __init__(self, structure: Structure) -> None:
+        self.structure = structure
+        self.values = {p.name: p.value for p in structure.parameters}
+        self.known: dict[str, Any] = {}
+        for axis in structure.axes:
+            if axis.size.expr is not None:
+                self.known[axis.name] = self.exponent(axis.size.expr)
+        for term in structure.terms:
+            for side in term.sides:
+                for axis in side:
+                    if axis.size.expr is None and axis.name not in self.known:
+                        others = (self.known[a.name] for a in side if a is not axis)
+                        self.known[axis.name] = 1 - sum(others)
+
+    def of(self, network: Network, mask: int, active: bool = True) -> Any:
+        """The exponent of a product of axes; a whole side is 1."""
+        axes = set(network.members(mask))
+        total: Any = 0
+        for side in network.term.sides:
+            if side and set(side) <= axes:
+                total += 1
+                axes -= set(side)
+        route = self.structure.route
+        for axis in network.axes:
+            if axis in axes:
+                routed = active and route is not None and axis.name == route.index
+                total += (
+                    self.exponent(route.top)
+                    if routed and route is not None
+                    else self.known[axis.name]
+                )
+        return total
+
+    def exponent(self, expr: Expr) -> Any:
+        """The power of d with which `expr` grows."""
+        import sympy
+
+        match expr:
+            case Number():
+                return sympy.Integer(0)
+            case Variable():
+                if expr.name in self.values:
+                    return self.exponent(self.values[expr.name])
+                return sympy.Integer(1)
+            case Call(function="sqrt"):
+                return self.exponent(expr.arguments[0]) / 2
+            case Call():
+                pick = sympy.Min if expr.function == "min" else sympy.Max
+                return pick(*(self.exponent(a) for a in expr.arguments))
+            case Binary():
+                left = self.exponent(expr.left)
+                if expr.operator == "^":
+                    return left * self.constant(expr.right) if left != 0 else left
+                right = self.exponent(expr.right)
+                match expr.operator:
+                    case "*":
+                        return left + right
+                    case "/":
+                        return left - right
+                    case "+" | "-":
+                        return sympy.Max(left, right)
+                raise InternalError(f"operator {expr.operator}")
+            case _:
+                assert_never(expr)
+
+    def constant(self, expr: Expr) -> Any:
+        """An exponent as written, its parameters as symbols."""
+        import sympy
+
+        match expr:
+            case Number():
+                return sympy.Rational(expr.value.numerator, expr.value.denominator)
+            case Variable():
+                return sympy.Symbol(expr.name, nonnegative=True)
+            case Call(function="sqrt"):
+                return sympy.sqrt(self.constant(expr.arguments[0]))
+            case Call():
+                pick = sympy.Min if expr.function == "min" else sympy.Max
+                return pick(*(self.constant(a) for a in expr.arguments))
+            case Binary():
+                left, right = self.constant(expr.left), self.constant(expr.right)
+                match expr.operator:
+                    case "+":
+                        return left + right
+                    case "-":
+                        return left - right
+                    case "*":
+                        return left * right
+                    case "/":
+                        return left / right
+                    case "^":
+                        return left**right
+                raise InternalError(f"operator {expr.operator}")
+            case _:
+                assert_never(expr)
+

@@ -1,0 +1,107 @@
+"""The generated nn.Module as data, before it is text.
+
+`Module` has parameters and the statements of `contract`, the map from (tokens, in)
+to (tokens, out). Shapes are literal; -1 stands for what holds the tokens.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from einc.analysis.scaling import Scale
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """A factor: its shape is that of its indices in the order written."""
+
+    name: str
+    indices: tuple[str, ...]
+    shape: tuple[int, ...]
+    scale: Scale
+
+
+@dataclass(frozen=True)
+class Local:
+    """A local variable."""
+
+    name: str
+
+
+@dataclass(frozen=True)
+class Attribute:
+    """A parameter of the module."""
+
+    name: str
+
+
+@dataclass(frozen=True)
+class Reshape:
+    value: Value
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Permute:
+    value: Value
+    order: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Sum:
+    value: Value
+    dims: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Pad:
+    """Zeros after the last `amount` features."""
+
+    value: Value
+    amount: int
+
+
+@dataclass(frozen=True)
+class Cut:
+    """The first `size` features."""
+
+    value: Value
+    size: int
+
+
+@dataclass(frozen=True)
+class Product:
+    """"matmul" of two matrices, "bmm" of two batches of them, or "multiply"."""
+
+    kind: Literal["matmul", "bmm", "multiply"]
+    left: Value
+    right: Value
+
+
+Value = Local | Attribute | Reshape | Permute | Sum | Pad | Cut | Product
+
+
+@dataclass(frozen=True)
+class Assign:
+    """`target = value`, with its layout; `comment` goes on lines before it."""
+
+    target: str
+    value: Value
+    layout: str = ""
+    comment: str = ""
+
+
+@dataclass(frozen=True)
+class Module:
+    """One class of a generated file."""
+
+    name: str
+    title: str
+    d_in: int
+    d_out: int
+    figures: tuple[str, ...]
+    parameters: tuple[Parameter, ...]
+    body: tuple[Assign, ...]
+    result: str
+    repr: str

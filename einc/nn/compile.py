@@ -1,0 +1,32 @@
+"""Generated source to a class, in this process.
+
+Tracebacks and `inspect` see the source, and instances can be pickled within the
+process: each text becomes one module, known to `sys.modules` by a digest of it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import linecache
+import sys
+from types import ModuleType
+
+from torch import nn
+
+
+def module_class(source: str, class_name: str) -> type[nn.Module]:
+    """The class `class_name` of a generated file; the same object for equal text."""
+    digest = hashlib.sha256(source.encode()).hexdigest()[:16]
+    name = f"einc_generated_{class_name}_{digest}"
+    module = sys.modules.get(name)
+    if module is None:
+        filename = f"<{name}>"
+        module = ModuleType(name)
+        module.__file__ = filename
+        # No modification time: the cache must not look for a file.
+        lines = source.splitlines(keepends=True)
+        linecache.cache[filename] = (len(source), None, lines, filename)
+        exec(compile(source, filename, "exec"), module.__dict__)
+        sys.modules[name] = module
+    generated: type[nn.Module] = getattr(module, class_name)
+    return generated

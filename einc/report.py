@@ -1,0 +1,208 @@
+"""Profiles and stages for people: what a terminal shows.
+
+In: values of the pipeline. Out: rich renderables, or plain text for `--emit`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from fractions import Fraction
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from einc import taxonomy
+from einc.analysis.exponents import Exponents
+from einc.analysis.profile import Figures, Profile, StepReport, number
+from einc.plan import Plan
+
+
+def profile(report: Profile) -> RenderableType:
+    """What is it, what does it cost, what can it express, in which order."""
+    parts: list[RenderableType] = [_what(report), Text()]
+    if report.figures is not None:
+        parts += [_costs(report, report.figures)]
+    else:
+        parts += [_formulas(report), Text()]
+    parts += [_expresses(report), Text(), _order(report)]
+    return Group(*parts)
+
+
+def _what(report: Profile) -> Text:
+    structure = report.structure
+    arguments = ", ".join(f"{k} = {v}" for k, v in structure.arguments.items())
+    title = f"{structure.name}({arguments})" if arguments else structure.name
+    text = Text(title, style="bold")
+    if report.class_ is not None:
+        text.append(f"  {report.class_}", style="cyan")
+    if structure.definition.doc:
+        text.append(f"\n{structure.definition.doc}", style="not bold italic")
+    for equation in structure.equations:
+        text.append(f"\n  {equation}", style="not bold")
+    if report.figures is not None:
+        text.append(f"\n  {_sizes(report.figures)}", style="not bold")
+    return text
+
+
+def _sizes(figures: Figures) -> str:
+    binding = figures.binding
+    line = f"{binding.d_in} -> {binding.d_out} features"
+    line += ", " * bool(binding.sizes)
+    line += ", ".join(f"{name} = {size}" for name, size in binding.sizes.items())
+    if binding.is_padded:
+        ((padded_in, padded_out),) = binding.padded
+        line += f"; padded to {padded_in} -> {padded_out}"
+    return line
+
+
+def _costs(report: Profile, figures: Figures) -> Table:
+    work, memory, parameters = figures.work, figures.memory, figures.parameters
+    dense = figures.dense
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    table.add_column("per token")
+    for name in (report.name, "dense", "ratio"):
+        table.add_column(name, justify="right")
+
+    def add(name: str, value: Fraction | int, other: int | None = None) -> None:
+        ratio = "" if not other else f"{float(value / other):.4g}x"
+        table.add_row(name, _count(value), _count(other), ratio)
+
+    binding = figures.binding
+    add("parameters", parameters.total, dense)
+    if report.structure.route is not None:
+        add("  active", parameters.active, dense)
+        add("  router", parameters.router)
+    add("FLOPs forward", 2 * work.matrix, 2 * dense)
+    if report.structure.route is not None:
+        add("  all experts", 2 * work.all_experts_matrix, 2 * dense)
+        add("  router", 2 * parameters.router)
+    add("FLOPs training", 6 * work.matrix, 6 * dense)
+    if work.elementwise:
+        add("elementwise FLOPs", work.elementwise)
+    add("saved for backward", memory.saved_for_backward, binding.d_in)
+    if memory.largest_intermediate:
+        add("largest intermediate", memory.largest_intermediate)
+    return table
+
+
+def _count(value: Fraction | int | None) -> str:
+    if value is None:
+        return ""
+    shown = number(value)
+    return f"{shown:,}" if isinstance(shown, int) else f"{shown:,.1f}"
+
+
+def _formulas(report: Profile) -> Text:
+    return Text(
+        f"parameters             {report.formulas['params']}\n"
+        f"multiply-adds a token  {report.formulas['macs']}"
+    )
+
+
+def _expresses(report: Profile) -> Text:
+    figures, formula = report.figures, report.formulas["rank"]
+    if figures is None:
+        text = Text(f"rank at most {formula}")
+    elif figures.rank.status == "proved":
+        text = Text(f"rank {figures.rank.generic:,} (proved), from {formula}")
+    else:
+        text = Text(f"rank at most {figures.rank.bound:,} (bound only), from {formula}")
+    if report.exponents is None:
+        text.append("\nfixed sizes: no exponents")
+        return text
+    best = report.exponents.best
+    names = {
+        "omega": (best.omega, _sharing(best.omega)),
+        "psi": (best.psi, "full rank" if best.psi == 1 else "rank grows as d^psi"),
+        "nu": (best.nu, "multiply-adds grow as d^(1 + nu)"),
+    }
+    for name, (value, meaning) in names.items():
+        text.append(f"\n{name:<6} {'-' if value is None else value!s:<5} {meaning}")
+        formula = report.exponents.formulas.get(name, "")
+        if formula and formula != str(value):
+            text.append(f": {formula}")
+    merged = _merged(report.exponents)
+    if merged:
+        text.append(f"\n{merged}")
+    return text
+
+
+def _sharing(omega: Fraction | None) -> str:
+    if omega is None:
+        return "no parameters"
+    if omega == 0:
+        return "every parameter is used once a token"
+    return "parameters are shared" if omega > 0 else "parameters outgrow the work"
+
+
+def _merged(found: Exponents) -> str:
+    if found.merged == found.best:
+        return ""
+    triple = ", ".join(f"{k} {v}" for k, v in vars(found.merged).items())
+    return f"with factors merged first: {triple}"
+
+
+def _order(report: Profile) -> Text:
+    plan = report.plan
+    planned = "by exponents" if plan.tokens is None else f"for {plan.tokens:,} tokens"
+    text = Text(f"order: {plan.kind}, {planned}")
+    for step in report.steps:
+        text.append(f"\n  {_step(step)}")
+    return text
+
+
+def _step(step: StepReport) -> str:
+    line = f"{step.result} = {' * '.join(step.operands)}  {step.einsum}"
+    if step.macs is None:
+        return line
+    kind = "" if step.matrix else ", elementwise"
+    return f"{line}  {_count(step.macs)} multiply-adds{kind}"
+
+
+def table(profiles: Sequence[Profile], shape: str) -> Table:
+    """The taxonomy, its figures at `shape`."""
+    result = Table(box=SIMPLE_HEAD, pad_edge=False, caption=f"figures at {shape}")
+    for column in taxonomy.COLUMNS:
+        right = column in ("omega", "psi", "nu", "parameters", "FLOPs", "rank")
+        result.add_column(column, justify="right" if right else "left")
+    for report in profiles:
+        cells = list(taxonomy.row(report))
+        cells[6:8] = [f"{float(c):,.6g}" if "." in c else f"{int(c):,}" for c in cells[6:8]]
+        result.add_row(*(Text(cell) for cell in cells))
+    return result
+
+
+def listing(rows: Iterable[tuple[str, str, str]]) -> Table:
+    """The library: signature, equation, description."""
+    result = Table(box=SIMPLE_HEAD, pad_edge=False)
+    for column in ("structure", "equation", "what it is"):
+        result.add_column(column)
+    for row in rows:
+        result.add_row(*(Text(cell) for cell in row))
+    return result
+
+
+def plan_text(plan: Plan) -> str:
+    """A plan as text: a line a contraction, with what it touches and sums."""
+    planned = "by exponents" if plan.tokens is None else f"for {plan.tokens} tokens"
+    lines = [f"order: {plan.kind}, {planned}"]
+    for term in plan.terms:
+        for step in term.steps:
+            touched = "*".join(a.name for a in step.touched) or "1"
+            summed = ", ".join(a.name for a in step.summed) or "nothing"
+            kept = ", ".join(a.name for a in step.kept)
+            lines.append(
+                f"{step.name}[{kept}] = {step.left.name} * {step.right.name}: "
+                f"touches {touched}, sums {summed}"
+            )
+    return "\n".join(lines)
+
+
+def tree(node: Any) -> str:
+    """A syntax tree, a structure or a module as an indented text."""
+    from rich.pretty import pretty_repr
+
+    return pretty_repr(node, max_width=88)
