@@ -11,7 +11,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from enum import Enum
+from enum import Enum, StrEnum
 from fractions import Fraction
 from pathlib import Path
 from typing import Annotated, Any
@@ -87,7 +87,7 @@ ColorOption = Annotated[
 ]
 
 
-class Stage(str, Enum):
+class Stage(StrEnum):
     """What `codegen --emit` prints."""
 
     syntax = "syntax"
@@ -130,7 +130,7 @@ def _options(
 # Commands
 
 
-@app.command()
+@app.command(short_help="what a structure costs and can express")
 def analyze(
     spec: SpecArgument = None,
     expr: ExprOption = None,
@@ -159,7 +159,7 @@ def analyze(
         _warn(report.warnings)
 
 
-@app.command()
+@app.command(short_help="PyTorch source")
 def codegen(
     spec: SpecArgument = None,
     expr: ExprOption = None,
@@ -203,7 +203,7 @@ def codegen(
         _warn(warnings)
 
 
-@app.command("taxonomy")
+@app.command("taxonomy", short_help="a table over structures")
 def taxonomy_command(
     specs: SpecsArgument = None,
     expr: ExprOption = None,
@@ -239,7 +239,7 @@ def taxonomy_command(
             _warn([w for report in profiles for w in report.warnings])
 
 
-@app.command()
+@app.command(short_help="diagnostics only")
 def check(
     specs: SpecsArgument = None,
     expr: ExprOption = None,
@@ -257,9 +257,12 @@ def check(
             raise UsageError("nothing to check: name a SPEC, or give -e TEXT")
         found: list[Diagnostic] = []
         checked = 0
-        for spec in [*(specs or []), *([None] if expr is not None else [])]:
+        wanted: list[tuple[list[str], str | None]] = [([s], None) for s in specs or []]
+        if expr is not None:
+            wanted.append(([], expr))
+        for names, text in wanted:
             try:
-                definitions = _definitions(spec and [spec], expr if spec is None else None)
+                definitions = _definitions(names, text)
             except SpecError as error:
                 found += error.diagnostics
                 continue
@@ -277,7 +280,7 @@ def check(
             raise typer.Exit(1)
 
 
-@app.command("list")
+@app.command("list", short_help="the library")
 def list_command(as_json: JsonOption = False, no_color: ColorOption = False) -> None:
     """Example: einc list
 
@@ -308,7 +311,7 @@ def list_command(as_json: JsonOption = False, no_color: ColorOption = False) -> 
         )
 
 
-@app.command()
+@app.command(short_help="the source of one library structure")
 def show(
     name: Annotated[str, typer.Argument(metavar="NAME", help="a library structure")],
 ) -> None:
@@ -413,9 +416,12 @@ def _shapes(
     found: list[tuple[int | None, int | None]] = []
     for text in shapes:
         left, x, right = text.partition("x")
-        if not x or not (left.isascii() and left.isdigit()) or not (
-            right.isascii() and right.isdigit()
-        ) or len(text) > 32:
+        if (
+            not x
+            or not (left.isascii() and left.isdigit())
+            or not (right.isascii() and right.isdigit())
+            or len(text) > 32
+        ):
             raise UsageError(f"a shape is INxOUT, such as 1024x4096, not `{text}`")
         if (int(left), int(right)) in found:
             raise UsageError(f"--shape gives {text} twice")
@@ -473,9 +479,7 @@ def _emit(
         name = class_name
         if class_name and len(shapes) > 1:
             name = f"{class_name}{d_in}x{d_out}"
-        modules.append(
-            compiler.module(structure, (d_in, d_out), tokens, kind, name)
-        )
+        modules.append(compiler.module(structure, (d_in, d_out), tokens, kind, name))
     if stage is Stage.module:
         return "\n".join(report.tree(m) + "\n" for m in modules), warnings
     return compiler.source(structure, modules), warnings

@@ -148,7 +148,7 @@ ROUTE_NOT_SUMMED = Fault(
 )
 TOP_RANGE = Fault(
     "E302",
-    "`top {top}` is out of range: `{name}` has {size} value{s}",
+    "`top {top}` is out of range: `{name}` has {values}",
     "choose a number from 1 to {size}",
 )
 TWO_ROUTES = Fault("E303", "a structure has one route, and this is the second")
@@ -288,6 +288,12 @@ class Diagnostics:
             Diagnostic(fault, self.source, span, message, advice or None, note)
         )
 
+    def add_once(self, fault: Fault, span: Span, **values: object) -> None:
+        """The same, unless it was recorded for this span: one message for a
+        statement, however many indices it names."""
+        if not any(d.fault is fault and d.span == span for d in self.found):
+            self.add(fault, span, note=None, **values)
+
     @property
     def errors(self) -> list[Diagnostic]:
         return _in_order(d for d in self.found if d.severity == "error")
@@ -304,6 +310,15 @@ class Diagnostics:
 
 def _in_order(diagnostics: Iterable[Diagnostic]) -> list[Diagnostic]:
     return sorted(diagnostics, key=lambda d: (d.span, d.code))
+
+
+def counted(number: int, noun: str) -> str:
+    """A number and its noun.
+
+    >>> counted(1, "feature"), counted(2, "feature")
+    ('1 feature', '2 features')
+    """
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 class EincError(Exception):

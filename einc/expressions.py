@@ -12,7 +12,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import assert_never
+from typing import Any, assert_never
 
 from einc.errors import (
     NOT_RATIONAL,
@@ -25,6 +25,8 @@ from einc.syntax import Binary, Call, Expr, Number, Variable, unparse
 
 MAX_BITS = 100
 FEATURES = ("d_in", "d_out", "d")
+CONSTANT = (Fraction(0), Fraction(0), Fraction(0))
+"""The powers of a `Growth` that does not grow."""
 
 Value = Fraction | float
 """Exact where the value is rational, else a float."""
@@ -37,7 +39,7 @@ class NoValue(Exception):
         super().__init__(fault.code)
         self.fault = fault
         self.expr = expr
-        self.values = {"expr": unparse(expr), **values}
+        self.values: dict[str, Any] = {"expr": unparse(expr), **values}
 
 
 def names_in(expr: Expr) -> list[Variable]:
@@ -96,6 +98,24 @@ def evaluate(expr: Expr, values: Mapping[str, Value]) -> Value:
             assert_never(expr)
 
 
+def whole(value: Value) -> int | None:
+    """The value as a positive integer, if it is one."""
+    if isinstance(value, Fraction) and value.denominator == 1 and value >= 1:
+        return int(value)
+    return None
+
+
+def shown(expr: Expr, value: Value) -> str:
+    """The value as the end of "`expr` is ...", in a message that it is no good.
+
+    >>> from einc.syntax import Number
+    >>> shown(Number("0"), Fraction(0)), shown(Number("0.50"), Fraction("0.5"))
+    ('not', '1/2')
+    """
+    text = str(value) if isinstance(value, Fraction) else f"{value:.6g}"
+    return "not" if text == unparse(expr) else text
+
+
 def _exponent(expr: Expr, values: Mapping[str, Value]) -> Fraction:
     constants = {k: v for k, v in values.items() if k not in FEATURES}
     if any(v.name not in constants for v in names_in(expr)):
@@ -111,7 +131,7 @@ def _bounded(expr: Expr, value: Value) -> Value:
         # Sums of fractions may double their digits at each step.
         if value.denominator.bit_length() > 4 * MAX_BITS:
             raise NoValue(TOO_LARGE, expr, limit="its denominator has too many digits")
-    if abs(value) >= 1 << MAX_BITS:
+    if not -(1 << MAX_BITS) < value < 1 << MAX_BITS:
         raise NoValue(TOO_LARGE, expr, limit=f"past {MAX_BITS} bits")
     return value
 
@@ -124,15 +144,18 @@ def _power(expr: Expr, base: Value, exponent: Fraction) -> Value:
         raise NoValue(UNDEFINED, expr, reason="a root of a negative number")
     if base in (0, 1) or exponent == 0:
         return Fraction(1) if exponent == 0 else Fraction(base)
-    bits = abs(_log2(abs(base)) * exponent)
+    bits = abs(_log2(-base if base < 0 else base) * exponent)
     if bits > MAX_BITS:
         raise NoValue(TOO_LARGE, expr, limit=f"no power past {MAX_BITS} bits")
     if isinstance(base, Fraction):
-        # In lowest terms the power is rational only if the root is.
+        # In lowest terms the power is rational only if the root is. One near 1 may
+        # have more digits than its size says; an integer has not.
         root = _root(base, exponent.denominator)
-        if root is not None and abs(exponent.numerator) <= 4 * MAX_BITS:
-            return root**exponent.numerator
-    return float(base) ** float(exponent)
+        if root is not None:
+            digits = max(root.numerator.bit_length(), root.denominator.bit_length())
+            if digits * abs(exponent.numerator) <= 4 * MAX_BITS:
+                return Fraction(root**exponent.numerator)
+    return math.pow(base, exponent)
 
 
 def _log2(value: Value) -> float:
@@ -152,8 +175,13 @@ def _root(base: Fraction, degree: int) -> Fraction | None:
 
 
 def _integer_root(value: int, degree: int) -> int | None:
-    guess = round(math.exp(math.log(value) / degree))
-    return next((g for g in (guess - 1, guess, guess + 1) if g**degree == value), None)
+    """The root of a positive integer, if it is one: Newton's method from above."""
+    root = 1 << -(-value.bit_length() // degree)
+    while True:
+        step = ((degree - 1) * root + value // root ** (degree - 1)) // degree
+        if step >= root:
+            return root if root**degree == value else None
+        root = step
 
 
 @dataclass(frozen=True)
@@ -170,13 +198,17 @@ class Growth:
 
     @classmethod
     def constant(cls, value: Value) -> Growth:
-        zero = Fraction(0)
-        return cls(value, zero, (zero, zero, zero))
+        return cls(value, Fraction(0), CONSTANT)
+
+    @property
+    def is_constant(self) -> bool:
+        """Whether it does not depend on the features."""
+        return self.powers is not None and not any(self.powers)
 
     @property
     def is_one(self) -> bool:
         """Whether it is the constant 1 (which `~` takes literally)."""
-        return self.powers == (0, 0, 0) and self.coefficient == 1
+        return self.is_constant and self.coefficient == 1
 
 
 def feature_growths() -> dict[str, Growth]:
@@ -203,9 +235,7 @@ def growth(expr: Expr, values: Mapping[str, Growth]) -> Growth:
             return first if same else Growth(first.coefficient, first.exponent, None)
         case Binary(operator="^"):
             constants = {
-                name: g.coefficient
-                for name, g in values.items()
-                if g.powers == (0, 0, 0)
+                name: g.coefficient for name, g in values.items() if g.is_constant
             }
             base = growth(expr.left, values)
             return _raise(expr, base, _exponent(expr.right, constants))

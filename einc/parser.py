@@ -92,7 +92,7 @@ def _parse(source: Source, start: str, faults: Diagnostics) -> Tree[Token]:
             limits.see(token)
         tree: Tree[Token] = parser.feed_eof()
     except UnexpectedCharacters as error:
-        _unreadable(source, error.pos_in_stream, faults)
+        _unreadable(source, error.pos_in_stream or 0, faults)
         raise InternalError("unreachable") from error
     except UnexpectedToken as error:
         _unexpected(_Mistake.of(source, start, error.token), faults)
@@ -101,7 +101,7 @@ def _parse(source: Source, start: str, faults: Diagnostics) -> Tree[Token]:
 
 
 def _fail(faults: Diagnostics, fault: Fault, span: Span, **values: object) -> None:
-    faults.add(fault, span, **values)
+    faults.add(fault, span, note=None, **values)
     faults.stop_on_errors()
 
 
@@ -133,9 +133,7 @@ class _Limits:
             self._stop(token, "too long", f"{MAX_OPERATORS} operators or commas")
 
     def _stop(self, token: Token, what: str, limit: str) -> None:
-        _fail(
-            self.faults, LIMIT, _token_span(token), what=what, limit=limit, advice=""
-        )
+        _fail(self.faults, LIMIT, _token_span(token), what=what, limit=limit, advice="")
 
 
 # What stands for a set of terminals in "expected ...", first match first.
@@ -282,7 +280,7 @@ def _unexpected(mistake: _Mistake, faults: Diagnostics) -> None:
 def _unreadable(source: Source, offset: int, faults: Diagnostics) -> None:
     character = source.text[offset]
     if character == '"':
-        found, advice = "a `\"` without its partner", "close the string on its line"
+        found, advice = 'a `"` without its partner', "close the string on its line"
     elif character.isprintable():
         found, advice = f"`{character}`", ""
         if character.isalpha() or character == "_":

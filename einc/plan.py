@@ -16,7 +16,7 @@ from functools import cached_property
 from typing import Any, Literal, TypeVar
 
 from einc.errors import InternalError
-from einc.network import X, Network, bits, product
+from einc.network import Network, X, bits, product
 from einc.sizes import Binding
 from einc.structure import Axis, Structure
 
@@ -230,9 +230,7 @@ def _judge(
         left, right = visit(shape[0]), visit(shape[1])
         joined = left | right
         weight = 1 + bool(left & grad) + bool(right & grad)
-        cost += weight * costs.elements(
-            network.touched(left, right), bool(joined & X)
-        )
+        cost += weight * costs.elements(network.touched(left, right), bool(joined & X))
         if joined != network.everything:
             saved += costs.elements(network.kept(joined), bool(joined & X))
         sets.append(joined)

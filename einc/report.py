@@ -170,7 +170,9 @@ def table(profiles: Sequence[Profile], shape: str) -> Table:
         result.add_column(column, justify="right" if right else "left")
     for report in profiles:
         cells = list(taxonomy.row(report))
-        cells[6:8] = [f"{float(c):,.6g}" if "." in c else f"{int(c):,}" for c in cells[6:8]]
+        cells[6:8] = [
+            f"{float(c):,.6g}" if "." in c else f"{int(c):,}" for c in cells[6:8]
+        ]
         result.add_row(*(Text(cell) for cell in cells))
     return result
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Mapping
 from fractions import Fraction
+from functools import cached_property
 
 from einc import attributes, errors, syntax
 from einc.errors import Diagnostic, Diagnostics, UsageError
@@ -17,10 +18,11 @@ from einc.expressions import (
     FEATURES,
     Growth,
     NoValue,
-    evaluate,
     feature_growths,
     growth,
     names_in,
+    shown,
+    whole,
 )
 from einc.source import Source, Span
 from einc.structure import (
@@ -33,7 +35,6 @@ from einc.structure import (
     Size,
     Structure,
     Term,
-    is_constant,
     role_of,
     verify,
 )
@@ -41,6 +42,12 @@ from einc.structure import (
 MAX_FACTORS = 12
 MAX_INDICES = 26
 MAX_TERMS = 8
+MAX_DIGITS = 30
+
+NEAREST = "`~` instead of `=` takes the nearest integer"
+
+_LONGEST_GUESS = 100
+_SIZES_ARE = "sizes are made of numbers, parameters,"
 
 
 def check_names(spec: syntax.Spec, source: Source) -> list[Diagnostic]:
@@ -112,12 +119,13 @@ class _Resolver:
         statements = self._size_statements()
         route = self._route(parameters)
         self._not_yet()
-        # Sizes are judged only where it is clear what stands where.
-        self.faults.stop_on_errors()
         growths = self._growths(statements, parameters)
+        for equation in self.equations:
+            for ref in (equation.left, *_inputs(equation)):
+                self._exponent_sum(ref, statements, growths)
+        self._constants(statements, growths, route)
         self.faults.stop_on_errors()
         terms = tuple(self._term(e, statements, growths) for e in self.equations)
-        self._exponent_sums(terms)
         structure = Structure(
             self.definition.name.text,
             tuple(parameters.values()),
@@ -126,9 +134,7 @@ class _Resolver:
             self.definition,
             self.source,
         )
-        self._constants(structure)
         self._lint(structure)
-        self.faults.stop_on_errors()
         structure = Structure(
             structure.name,
             structure.parameters,
@@ -177,7 +183,9 @@ class _Resolver:
                 self.faults.add(fault, name.span, name=name.text, note=note)
                 continue
             self._declare(name, "a parameter")
-            if not self._known(param.default, FEATURES, "a default is made of numbers"):
+            if not self._known(
+                param.default, FEATURES, "defaults are made of numbers,"
+            ):
                 continue
             value = param.default
             if name.text in self.arguments:
@@ -186,10 +194,14 @@ class _Resolver:
                 grown = growth(value, feature_growths())
                 parameters[name.text] = Parameter(name.text, value, grown)
             except NoValue as fault:
-                self.faults.add(fault.fault, param.default.span, **fault.values)
+                span = param.default.span
+                if value is param.default:
+                    span = fault.expr.span
+                self.faults.add(fault.fault, span, **fault.values)
         return parameters
 
-    def _known(self, expr: syntax.Expr, known: Iterable[str], because: str) -> bool:
+    def _known(self, expr: syntax.Expr, known: Iterable[str], made_of: str) -> bool:
+        """Whether `expr` uses known names alone; a fault for each other one."""
         known = list(known)
         good = True
         for variable in names_in(expr):
@@ -197,15 +209,13 @@ class _Resolver:
                 continue
             good = False
             kind = self.kinds.get(variable.name, ("",))[0]
-            reason = f": it is {kind}" if kind else ""
-            if because and not kind:
-                reason = f": {because} `d_in`, `d_out` and `d`"
             self.faults.add(
                 errors.UNKNOWN_NAME,
                 variable.span,
                 name=variable.name,
-                because=reason,
-                advice=_did_you_mean(variable.name, known),
+                because=f": it is {kind}" if kind else "",
+                advice=f"{made_of} `d_in`, `d_out` and `d`"
+                + _did_you_mean(variable.name, known),
             )
         return good
 
@@ -230,8 +240,8 @@ class _Resolver:
                         errors.USES_DISAGREE,
                         ref.span,
                         name=ref.tensor.text,
-                        here=len(ref.indices),
-                        there=len(before.indices),
+                        here=_indices_of(ref),
+                        there=_indices_of(before),
                         note=("the first use is here", before.span),
                     )
 
@@ -248,7 +258,7 @@ class _Resolver:
         if not first and equation.operator == "=":
             note = ("the first term is here", self.equations[0].span)
             self.faults.add(errors.SECOND_SET, equation.span, note=note)
-        inputs = [r for r in equation.right if r.tensor.text == "x"]
+        inputs = _inputs(equation)
         if not inputs:
             self.faults.add(errors.NO_X, equation.span)
         for ref in inputs[1:]:
@@ -305,28 +315,33 @@ class _Resolver:
 
     # Statements about indices
 
+    @cached_property
     def _all_indices(self) -> list[str]:
         refs = [r for e in self.equations for r in (e.left, *e.right)]
         return list(dict.fromkeys(i.text for r in refs for i in r.indices))
 
     def _index_known(self, name: syntax.Name) -> bool:
-        if name.text in self._all_indices():
-            return True
+        # Without an equation that is the fault, not every name that is used.
+        if name.text in self._all_indices or not self.equations:
+            return bool(self.equations)
         if name.text in syntax.RESERVED:
             self._reserved(name, "an index")
             return False
-        kind = self.kinds.get(name.text, ("",))[0]
-        advice = f"`{name.text}` is {kind}" if kind else ""
-        advice = advice or _did_you_mean(name.text, self._all_indices()).lstrip("; ")
+        advice = self._what_it_is(name.text, self._all_indices)
         self.faults.add(errors.UNKNOWN_INDEX, name.span, name=name.text, advice=advice)
         return False
+
+    def _what_it_is(self, name: str, known: list[str]) -> str:
+        if name in self.kinds:
+            return f"`{name}` is {self.kinds[name][0]}"
+        return _did_you_mean(name, known).removeprefix("; ")
 
     def _size_statements(self) -> dict[str, syntax.Sizes]:
         statements: dict[str, syntax.Sizes] = {}
         places: dict[str, Span] = {}
         parameters = [p.name.text for p in self.definition.params]
         for statement in self.sizes:
-            self._known(statement.expr, [*parameters, *FEATURES], "")
+            self._known(statement.expr, [*parameters, *FEATURES], _SIZES_ARE)
             for name in statement.indices:
                 if not self._index_known(name):
                     continue
@@ -343,22 +358,15 @@ class _Resolver:
     def _sizes_missing(
         self, equation: syntax.Equation, statements: Mapping[str, object]
     ) -> None:
-        inputs = [r for r in equation.right if r.tensor.text == "x"]
+        inputs = _inputs(equation)
         sides = [equation.left, *inputs]
         on_sides = {i.text for ref in sides for i in ref.indices}
         for ref in sides:
-            open_names = [i for i in ref.indices if i.text not in statements]
-            if len({n.text for n in open_names}) > 1:
-                names = [n.text for n in open_names]
-                feature = "d_in" if ref.tensor.text == "x" else "d_out"
-                example = f"{', '.join(names)} ~ {feature}^(1/{len(ref.indices)})"
-                self.faults.add(
-                    errors.TWO_WITHOUT_SIZE,
-                    open_names[1].span,
-                    names=_listed(names),
-                    tensor=syntax.unparse(ref),
-                    example=example,
-                )
+            if ref.tensor.text in ("x", "y"):
+                self._two_without_size(ref, statements)
+        if not inputs:
+            # Which indices are inner is not known.
+            return
         told = set(on_sides)
         for ref in equation.right:
             for index in ref.indices:
@@ -366,6 +374,24 @@ class _Resolver:
                     told.add(index.text)
                     fault = errors.NO_SIZE
                     self.faults.add(fault, index.span, name=index.text)
+
+    def _two_without_size(
+        self, ref: syntax.Ref, statements: Mapping[str, object]
+    ) -> None:
+        without = {i.text: i for i in ref.indices if i.text not in statements}
+        if len(without) < 2:
+            return
+        names = list(without)
+        # One of them can take what is left where others have a size already.
+        asked = names if len(names) == len(ref.indices) else names[1:]
+        feature = "d_in" if ref.tensor.text == "x" else "d_out"
+        self.faults.add(
+            errors.TWO_WITHOUT_SIZE,
+            without[names[1]].span,
+            names=_listed(names),
+            tensor=syntax.unparse(ref),
+            example=f"{', '.join(asked)} ~ {feature}^(1/{len(ref.indices)})",
+        )
 
     def _route(self, parameters: Mapping[str, Parameter]) -> Route | None:
         routes = [s for s in self.definition.statements if isinstance(s, syntax.Route)]
@@ -376,7 +402,7 @@ class _Resolver:
         if not routes:
             return None
         route, name = routes[0], routes[0].index
-        known = self._known(route.top, [*names, *FEATURES], "")
+        known = self._known(route.top, [*names, *FEATURES], _SIZES_ARE)
         if not self._index_known(name):
             return None
         refs = [r for e in self.equations for r in (*e.right, e.left)]
@@ -384,7 +410,7 @@ class _Resolver:
         for ref in on_sides:
             if name.text in [i.text for i in ref.indices]:
                 outside = {i.text for r in on_sides for i in r.indices}
-                candidates = [n for n in self._all_indices() if n not in outside]
+                candidates = [n for n in self._all_indices if n not in outside]
                 self.faults.add(
                     errors.ROUTE_NOT_SUMMED,
                     name.span,
@@ -399,7 +425,7 @@ class _Resolver:
         try:
             return Route(name.text, route.top, growth(route.top, values), route.span)
         except NoValue as fault:
-            self.faults.add(fault.fault, route.top.span, **fault.values)
+            self.faults.add(fault.fault, fault.expr.span, **fault.values)
             return None
 
     def _not_yet(self) -> None:
@@ -417,14 +443,15 @@ class _Resolver:
                 continue
             self.faults.add(errors.NO_NORMALIZE, statement.span)
             for factor in statement.factors or ():
-                if factor.text not in seen:
-                    close = _did_you_mean(factor.text, sorted(seen - {"x"}))
-                    self.faults.add(
-                        errors.UNKNOWN_FACTOR,
-                        factor.span,
-                        name=factor.text,
-                        advice=close.lstrip("; "),
-                    )
+                self._factor_known(factor, sorted(seen - syntax.RESERVED))
+
+    def _factor_known(self, name: syntax.Name, factors: list[str]) -> None:
+        if name.text in syntax.RESERVED:
+            self._reserved(name, "a factor")
+        elif name.text not in factors:
+            advice = self._what_it_is(name.text, factors)
+            fault = errors.UNKNOWN_FACTOR
+            self.faults.add(fault, name.span, name=name.text, advice=advice)
 
     # Sizes
 
@@ -438,29 +465,24 @@ class _Resolver:
         growths: dict[str, Growth] = {}
         for name, statement in statements.items():
             expr = statement.expr
+            if any(v.name not in values for v in names_in(expr)):
+                continue
             try:
                 grown = growth(expr, values)
-            except NoValue as fault:
-                self._once(fault.fault, expr.span, **fault.values)
+            except NoValue as none:
+                self.faults.add_once(none.fault, none.expr.span, **none.values)
                 continue
-            growths[name] = grown
             text = syntax.unparse(expr)
             if statement.operator == "=":
-                continue
-            if grown.powers is None:
-                self._once(errors.NOT_A_MONOMIAL, expr.span, expr=text)
+                growths[name] = grown
+            elif grown.powers is None:
+                self.faults.add_once(errors.NOT_A_MONOMIAL, expr.span, expr=text)
             elif grown.coefficient <= 0 or grown.exponent < 0:
-                shrinks = grown.coefficient > 0
-                value = "ever smaller as d grows" if shrinks else grown.coefficient
-                self._once(
-                    errors.NOT_POSITIVE, expr.span, expr=text, value=value, where=""
-                )
+                value, fault = _why_not_positive(expr, grown), errors.NOT_POSITIVE
+                self.faults.add_once(fault, expr.span, expr=text, value=value, where="")
+            else:
+                growths[name] = grown
         return growths
-
-    def _once(self, fault: errors.Fault, span: Span, **values: object) -> None:
-        """One message for a statement, however many indices it names."""
-        if not any(d.fault is fault and d.span == span for d in self.faults.found):
-            self.faults.add(fault, span, **values)
 
     def _term(
         self,
@@ -468,7 +490,7 @@ class _Resolver:
         statements: Mapping[str, syntax.Sizes],
         growths: Mapping[str, Growth],
     ) -> Term:
-        (input_ref,) = [r for r in equation.right if r.tensor.text == "x"]
+        (input_ref,) = _inputs(equation)
         in_names = [i.text for i in input_ref.indices]
         out_names = [i.text for i in equation.left.indices]
         axes: dict[str, Axis] = {}
@@ -482,9 +504,7 @@ class _Resolver:
             tuple(axes[n] for n in in_names),
             tuple(axes[n] for n in out_names),
             tuple(
-                Operand(
-                    Factor(r.tensor.text), tuple(axes[i.text] for i in r.indices)
-                )
+                Operand(Factor(r.tensor.text), tuple(axes[i.text] for i in r.indices))
                 for r in equation.right
                 if r is not input_ref
             ),
@@ -514,48 +534,73 @@ class _Resolver:
         # The constant of what is left is not asked for by anybody.
         return Size("rest", None, Growth(1, exponent, None), Span(0, 0))
 
-    def _exponent_sums(self, terms: tuple[Term, ...]) -> None:
-        for term in terms:
-            (x_ref,) = [r for r in term.equation.right if r.tensor.text == "x"]
-            for axes, ref in ((term.input, x_ref), (term.output, term.equation.left)):
-                if all(is_constant(axis) for axis in axes):
-                    continue
-                total = sum((a.theta for a in axes), Fraction(0))
-                if total == 1 and min(a.theta for a in axes) >= 0:
-                    continue
-                stated = {a.name: a.theta for a in axes if a.size.kind != "rest"}
-                if min(a.theta for a in axes) < 0:
-                    total = sum(stated.values(), Fraction(0))
-                self.faults.add(
-                    errors.EXPONENT_SUM,
-                    ref.span,
-                    tensor=syntax.unparse(ref),
-                    sum=total,
-                    parts=", ".join(f"{n}: {t}" for n, t in stated.items()),
-                )
+    def _exponent_sum(
+        self,
+        ref: syntax.Ref,
+        statements: Mapping[str, syntax.Sizes],
+        growths: Mapping[str, Growth],
+    ) -> None:
+        """Whether a side that grows does so as d; one index may take the rest."""
+        names = [i.text for i in ref.indices]
+        stated = [n for n in names if n in statements]
+        if len(names) - len(stated) > 1 or any(n not in growths for n in stated):
+            return
+        if names == [n for n in stated if _is_fixed(statements[n], growths[n])]:
+            return
+        exponents = {n: growths[n].exponent for n in stated}
+        total = sum(exponents.values(), Fraction(0))
+        least = min([*exponents.values(), Fraction(0)])
+        if least == 0 and (total == 1 or (len(stated) < len(names) and total < 1)):
+            return
+        self.faults.add(
+            errors.EXPONENT_SUM,
+            ref.span,
+            tensor=syntax.unparse(ref),
+            sum=total,
+            parts=", ".join(f"{n}: {t}" for n, t in exponents.items()),
+        )
 
-    def _constants(self, structure: Structure) -> None:
+    def _constants(
+        self,
+        statements: Mapping[str, syntax.Sizes],
+        growths: Mapping[str, Growth],
+        route: Route | None,
+    ) -> None:
         """Exact sizes that do not depend on the features are judged at once."""
-        scope = structure.scope(Fraction(1), Fraction(1))
-        for axis in structure.axes:
-            expr = axis.size.expr
-            if expr is None or not is_constant(axis):
-                continue
-            if axis.size.growth.is_one:
-                continue
-            value = evaluate(expr, scope)
-            if _uses_features(expr, structure):
-                continue
-            if not isinstance(value, Fraction) or value.denominator != 1 or value < 1:
-                self._once(
-                    errors.NOT_AN_INTEGER,
-                    expr.span,
-                    what=f"the size of `{axis.name}`",
-                    expr=syntax.unparse(expr),
-                    value=_shown(value),
-                    where="",
-                    advice="`~` instead of `=` takes the nearest integer",
-                )
+        sizes: dict[str, int | None] = {}
+        for name, grown in growths.items():
+            if _is_fixed(statements[name], grown):
+                expr, what = statements[name].expr, f"the size of `{name}`"
+                sizes[name] = self._whole(expr, grown, what, NEAREST)
+        if route is None or not route.growth.is_constant:
+            return
+        top = self._whole(route.top, route.growth, "`top`", "")
+        size = sizes.get(route.index)
+        if top is not None and size is not None and top > size:
+            self.faults.add(
+                errors.TOP_RANGE,
+                route.top.span,
+                top=top,
+                name=route.index,
+                values=errors.counted(size, "value"),
+                size=size,
+            )
+
+    def _whole(
+        self, expr: syntax.Expr, constant: Growth, what: str, advice: str
+    ) -> int | None:
+        number = whole(constant.coefficient)
+        if number is None:
+            self.faults.add_once(
+                errors.NOT_AN_INTEGER,
+                expr.span,
+                what=what,
+                expr=syntax.unparse(expr),
+                value=shown(expr, constant.coefficient),
+                where="",
+                advice=advice,
+            )
+        return number
 
     def _lint(self, structure: Structure) -> None:
         used = {
@@ -590,11 +635,27 @@ def _first_place(equation: syntax.Equation, index: str) -> Span:
     return places[0]
 
 
-def _uses_features(expr: syntax.Expr, structure: Structure) -> bool:
-    values = {p.name: p.value for p in structure.parameters}
-    names = [v.name for v in names_in(expr)]
-    names += [v.name for n in names if n in values for v in names_in(values[n])]
-    return any(name in FEATURES for name in names)
+def _inputs(equation: syntax.Equation) -> list[syntax.Ref]:
+    return [r for r in equation.right if r.tensor.text == "x"]
+
+
+def _is_fixed(statement: syntax.Sizes, grown: Growth) -> bool:
+    """Whether a size is exact (1 is, even after `~`) and does not grow."""
+    exact = statement.operator == "=" or grown.is_one
+    return exact and grown.is_constant
+
+
+def _why_not_positive(expr: syntax.Expr, grown: Growth) -> str:
+    if grown.coefficient > 0:
+        return "ever smaller as d grows"
+    if grown.coefficient == 0 or grown.is_constant:
+        return shown(expr, grown.coefficient)
+    return "negative"
+
+
+def _indices_of(ref: syntax.Ref) -> str:
+    count = len(ref.indices)
+    return f"{count} index" if count == 1 else f"{count} indices"
 
 
 def _literal(value: Fraction) -> syntax.Expr:
@@ -605,10 +666,6 @@ def _literal(value: Fraction) -> syntax.Expr:
     return top if value >= 0 else syntax.Binary("-", syntax.Number("0"), top)
 
 
-def _shown(value: Fraction | float) -> str:
-    return str(value) if isinstance(value, Fraction) else f"{value:.6g}"
-
-
 def _listed(names: list[str]) -> str:
     quoted = [f"`{name}`" for name in names]
     if len(quoted) < 2:
@@ -617,7 +674,8 @@ def _listed(names: list[str]) -> str:
 
 
 def _did_you_mean(name: str, known: Iterable[str]) -> str:
-    close = difflib.get_close_matches(name, list(known), n=1)
+    if len(name) > _LONGEST_GUESS:
+        return ""
+    near = [k for k in known if abs(len(k) - len(name)) < len(name)]
+    close = difflib.get_close_matches(name, near, n=1)
     return f"; did you mean `{close[0]}`?" if close else ""
-
-

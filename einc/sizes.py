@@ -22,9 +22,10 @@ from functools import lru_cache
 from typing import Literal
 
 from einc import errors, syntax
-from einc.errors import Diagnostic, UsageError
-from einc.expressions import NoValue, Value, evaluate
-from einc.network import X, Network, bits
+from einc.errors import Diagnostic, UsageError, counted
+from einc.expressions import NoValue, Value, evaluate, shown, whole
+from einc.network import Network, X, bits
+from einc.resolve import NEAREST
 from einc.source import Span
 from einc.structure import Axis, Role, Structure, Term
 
@@ -182,14 +183,14 @@ class _Binder:
         if value is None:
             return
         if size.kind == "exact":
-            whole = self._whole(size.expr, value, f"the size of `{name}`", _TILDE)
+            whole = self._whole(size.expr, value, f"the size of `{name}`", NEAREST)
             if whole is not None:
                 self.sizes[name] = whole
             return
         if value <= 0:
-            self._once(errors.NOT_POSITIVE, size.expr, value=_shown(value))
+            self._fault(errors.NOT_POSITIVE, size.expr, value=shown(size.expr, value))
         elif value > MAX_SIZE:
-            self._once(errors.TOO_LARGE, size.expr, limit="sizes go up to 2^31 - 1")
+            self._fault(errors.TOO_LARGE, size.expr, limit="sizes go up to 2^31 - 1")
         elif axis.role is Role.INNER:
             self.sizes[name] = max(1, math.floor(value + Fraction(1, 2)))
         else:
@@ -200,32 +201,26 @@ class _Binder:
             return evaluate(expr, self.scope)
         except NoValue as fault:
             values = {k: v for k, v in fault.values.items() if k != "expr"}
-            self._once(fault.fault, fault.expr, **values)
+            self._fault(fault.fault, fault.expr, **values)
             return None
 
     def _whole(
         self, expr: syntax.Expr, value: Value, what: str, advice: str
     ) -> int | None:
-        if not isinstance(value, Fraction) or value.denominator != 1 or value < 1:
-            self._once(
-                errors.NOT_AN_INTEGER,
-                expr,
-                what=what,
-                value=_shown(value),
-                advice=advice,
-            )
+        number = whole(value)
+        if number is None:
+            told = shown(expr, value)
+            fault = errors.NOT_AN_INTEGER
+            self._fault(fault, expr, what=what, value=told, advice=advice)
+        elif number > MAX_SIZE:
+            self._fault(errors.TOO_LARGE, expr, limit="sizes go up to 2^31 - 1")
             return None
-        if value > MAX_SIZE:
-            self._once(errors.TOO_LARGE, expr, limit="sizes go up to 2^31 - 1")
-            return None
-        return int(value)
+        return number
 
-    def _once(self, fault: errors.Fault, expr: syntax.Expr, **values: object) -> None:
-        """One message for a statement, however many indices it names."""
-        if any(d.fault is fault and d.span == expr.span for d in self.faults.found):
-            return
-        values = {"where": f" at {self.d_in} x {self.d_out}", **values}
-        self.faults.add(fault, expr.span, expr=syntax.unparse(expr), **values)
+    def _fault(self, fault: errors.Fault, expr: syntax.Expr, **values: object) -> None:
+        where = f" at {self.d_in} x {self.d_out}"
+        text = syntax.unparse(expr)
+        self.faults.add_once(fault, expr.span, where=where, expr=text, **values)
 
     def _top(self) -> int | None:
         route = self.structure.route
@@ -244,8 +239,8 @@ class _Binder:
                 route.top.span,
                 top=top,
                 name=route.index,
+                values=counted(size, "value"),
                 size=size,
-                s="" if size == 1 else "s",
             )
             self.faults.stop_on_errors()
         return top
@@ -260,14 +255,14 @@ class _Binder:
         least = -(-count // fixed) * fixed
         if least > EXACT_PADDING * count or (not free and fixed < count):
             below = [] if not free else [count // fixed * fixed]
-            nearest = [str(n) for n in (*below, fixed if not free else least) if n]
+            nearest = [str(n) for n in (*below, least if free else fixed) if n]
             self.faults.add(
                 errors.DOES_NOT_FIT,
                 _side_span(term, side),
                 tensor=_side_text(term, side),
-                multiple=f"{fixed} features" if not free else f"multiples of {fixed}",
-                features=count,
-                nearest=" or ".join(nearest),
+                multiple=f"multiples of {fixed}" if free else counted(fixed, "feature"),
+                features=counted(count, "feature"),
+                nearest=f"{' or '.join(nearest)} feature{'s' * (nearest != ['1'])}",
             )
         limit = max(1.005 * count, count + 8)
         ideal = _ideal(axes, free, math.log(count / fixed), targets)
@@ -390,9 +385,6 @@ class _Binder:
                     left=left.name,
                     right=right.name,
                 )
-
-
-_TILDE = "`~` instead of `=` takes the nearest integer"
 
 
 def _with_fixed(side: _Side, sizes: Mapping[Axis, int]) -> _Side:
@@ -560,9 +552,7 @@ def _in_order_of_padding(sides: tuple[_Side, _Side]) -> Iterator[tuple[int, int]
     first, second = (list(side.levels()) for side in sides)
     yield first[0], second[0]
     pairs = [(i, o) for i in first for o in second][1:]
-    pairs.sort(
-        key=lambda p: (p[0] / sides[0].features + p[1] / sides[1].features, p)
-    )
+    pairs.sort(key=lambda p: (p[0] / sides[0].features + p[1] / sides[1].features, p))
     yield from pairs
 
 
@@ -629,9 +619,3 @@ def _side_ref(term: Term, side: Literal[0, 1]) -> syntax.Ref:
     if side == 1:
         return term.equation.left
     return next(r for r in term.equation.right if r.tensor.text == "x")
-
-
-def _shown(value: Value) -> str:
-    return str(value) if isinstance(value, Fraction) else f"{value:.6g}"
-
-

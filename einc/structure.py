@@ -201,7 +201,7 @@ class Structure:
 
 def is_constant(axis: Axis) -> bool:
     """Whether the size is exact and does not grow with d."""
-    return axis.size.kind == "exact" and axis.size.growth.powers == (0, 0, 0)
+    return axis.size.kind == "exact" and axis.size.growth.is_constant
 
 
 def verify(structure: Structure) -> None:

@@ -174,9 +174,7 @@ def memory(binding: Binding, plan: Plan) -> Memory:
 
 def _elements(binding: Binding, term: TermPlan, node: Node, tokens: int) -> Fraction:
     costs = Costs.of(binding, term.network, tokens)
-    return Fraction(
-        costs.elements(term.network.mask(node.kept), node.holds_x), tokens
-    )
+    return Fraction(costs.elements(term.network.mask(node.kept), node.holds_x), tokens)
 
 
 def _tokens(plan: Plan) -> int:
@@ -223,4 +221,3 @@ def monomial_of(
         for axis in axes
     ]
     return sympy.Mul(*symbols)
-

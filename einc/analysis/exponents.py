@@ -22,7 +22,7 @@ from fractions import Fraction
 from typing import Any, assert_never
 
 from einc.errors import InternalError
-from einc.network import X, Network, bits
+from einc.network import Network, X, bits
 from einc.plan import least_exponent_order
 from einc.structure import Structure
 from einc.syntax import Binary, Call, Expr, Number, Variable
@@ -92,7 +92,7 @@ def exponents(structure: Structure, order: Sequence[int] | None = None) -> Expon
 
 
 def class_of(structure: Structure, triple: Triple) -> str:
-    """"full-rank" or "low-rank", then "unshared" or "shared"; "routed" before both."""
+    """ "full-rank" or "low-rank", then "unshared" or "shared"; "routed" before both."""
     rank = "full-rank" if triple.psi == 1 else "low-rank"
     shared = triple.omega is not None and triple.omega > 0
     words = [rank, "shared" if shared else "unshared"]
@@ -273,4 +273,3 @@ class _Thetas:
                 raise InternalError(f"operator {expr.operator}")
             case _:
                 assert_never(expr)
-

@@ -114,7 +114,9 @@ def profile(structure: Structure, plan: Plan, binding: Binding | None) -> Profil
             "macs": counts.macs_formula(structure, plan),
             "rank": rank_formula(structure),
         },
-        structure.warnings if binding is None else structure.warnings + binding.warnings,
+        structure.warnings
+        if binding is None
+        else structure.warnings + binding.warnings,
     )
 
 

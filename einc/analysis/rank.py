@@ -89,8 +89,10 @@ def _reaches_its_cut(term: Term, network: Network, sizes: list[int]) -> bool:
     if len(factors) > 2:
         return False
     return not all(
-        any(axis in side and axis in factor and _holders(axis, tensors) == 2
-            for axis in left)
+        any(
+            axis in side and axis in factor and _holders(axis, tensors) == 2
+            for axis in left
+        )
         for side in (x, y)
         for factor in factors
     )
@@ -139,7 +141,7 @@ def _powers_of_one(sizes: list[int]) -> bool:
 def _least_root(value: int) -> int:
     """The least integer of which `value` is a power: 8 -> 2, 36 -> 6."""
     for degree in range(value.bit_length(), 1, -1):
-        root = round(value ** (1 / degree))
+        root = round(float(value) ** (1 / degree))
         for candidate in (root - 1, root, root + 1):
             if candidate > 1 and candidate**degree == value:
                 return candidate

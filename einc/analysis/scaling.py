@@ -14,7 +14,7 @@ import math
 from dataclasses import dataclass
 from fractions import Fraction
 
-from einc.network import X, Network, bits
+from einc.network import Network, X, bits
 from einc.plan import fewest_macs_order
 from einc.sizes import Binding
 from einc.structure import Axis, Term

@@ -77,9 +77,7 @@ def _class(out: Writer, module: Module) -> None:
         out.line()
         with out.block("def extra_repr(self) -> str:"):
             out.line("bias = self.bias is not None")
-            out.line(
-                'return f"{self.in_features}, {self.out_features}, bias={bias}"'
-            )
+            out.line('return f"{self.in_features}, {self.out_features}, bias={bias}"')
 
 
 def _docstring(out: Writer, module: Module) -> None:
@@ -244,11 +242,9 @@ def _lr_multipliers(out: Writer) -> None:
         out.line("decay by its multiplier to decay all parameters alike.")
         out.line('"""')
         with out.block("if optimizer not in self.LR_MULTIPLIERS:"):
-            out.line('message = f"expected \'adamw\' or \'sgd\', not {optimizer!r}"')
+            out.line("message = f\"expected 'adamw' or 'sgd', not {optimizer!r}\"")
             out.line("raise ValueError(message)")
         out.line("rates = dict(self.LR_MULTIPLIERS[optimizer])")
         with out.block("if self.bias is None:"):
             out.line('del rates["bias"]')
         out.line("return rates")
-
-

@@ -144,15 +144,15 @@ class _Lowering:
         if leaf.holds_x:
             tensor = Tensor(Local("x"), ((TOKENS,), self._big(leaf.axes)))
         else:
-            groups = tuple(self._big([axis]) for axis in leaf.axes)
-            tensor = Tensor(Attribute(leaf.name), groups)
+            each = tuple(self._big([axis]) for axis in leaf.axes)
+            tensor = Tensor(Attribute(leaf.name), each)
         private = self._big(leaf.private)
         if not private:
             return tensor
         tensor = self._regroup(tensor, tuple((d,) for d in tensor.dims))
         dims = tuple(i for i, d in enumerate(tensor.dims) if d in private)
-        groups = tuple(g for g in tensor.groups if g[0] not in private)
-        return Tensor(Sum(tensor.value, dims), groups)
+        rest = tuple(g for g in tensor.groups if g[0] not in private)
+        return Tensor(Sum(tensor.value, dims), rest)
 
     # Contractions
 
@@ -232,9 +232,7 @@ class _Lowering:
             return -1
         return math.prod(self.binding.size(d) for d in group if d is not TOKENS)
 
-    def _regroup(
-        self, tensor: Tensor, groups: tuple[tuple[Dim, ...], ...]
-    ) -> Tensor:
+    def _regroup(self, tensor: Tensor, groups: tuple[tuple[Dim, ...], ...]) -> Tensor:
         """The same tensor in another layout: reshape, permute, reshape, as needed."""
         wanted = tuple(dim for group in groups for dim in group)
         if sorted(map(str, wanted)) != sorted(map(str, tensor.dims)):
@@ -245,14 +243,10 @@ class _Lowering:
             single = tuple((dim,) for dim in tensor.dims)
             flat = self._reshape(tensor, single)
             order = tuple(tensor.dims.index(dim) for dim in wanted)
-            tensor = Tensor(
-                Permute(flat.value, order), tuple((dim,) for dim in wanted)
-            )
+            tensor = Tensor(Permute(flat.value, order), tuple((dim,) for dim in wanted))
         return self._reshape(tensor, groups)
 
-    def _reshape(
-        self, tensor: Tensor, groups: tuple[tuple[Dim, ...], ...]
-    ) -> Tensor:
+    def _reshape(self, tensor: Tensor, groups: tuple[tuple[Dim, ...], ...]) -> Tensor:
         if groups == tensor.groups:
             return tensor
         shape = tuple(self._extent(group) for group in groups)

@@ -72,7 +72,7 @@ class Cut:
 
 @dataclass(frozen=True)
 class Product:
-    """"matmul" of two matrices, "bmm" of two batches of them, or "multiply"."""
+    """ "matmul" of two matrices, "bmm" of two batches of them, or "multiply"."""
 
     kind: Literal["matmul", "bmm", "multiply"]
     left: Value

@@ -41,9 +41,7 @@ def source(name: str) -> Source:
     return Source.of(f"<library>/{name}.ein", path.read_text(encoding="utf-8"))
 
 
-def structure(
-    name: str, arguments: Mapping[str, Fraction] | None = None
-) -> Structure:
+def structure(name: str, arguments: Mapping[str, Fraction] | None = None) -> Structure:
     """A library structure with `arguments` in place of its defaults."""
     text = source(name)
     (definition,) = parser.parse(text).definitions
