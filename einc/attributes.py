@@ -28,7 +28,7 @@ _MODULE = frozenset(
 _GENERATED = frozenset(
     """
     weight bias in_features out_features reset_parameters to_dense lr_multipliers
-    contract router auxiliary_loss device dtype
+    contract normalized router auxiliary_loss device dtype
     """.split()
 )
 

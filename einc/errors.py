@@ -141,6 +141,18 @@ NOT_RATIONAL = Fault(
     "E212", "the exponent `{expr}` is not a rational number", "write a fraction"
 )
 UNDEFINED = Fault("E213", "`{expr}` has no value: {reason}")
+CONTRADICTION = Fault(
+    "E214",
+    "index `{name}` grows as d^({here}) here and as d^({there}) above",
+    "an index has one size in all terms: rename one of the two",
+)
+TIED_SIZES = Fault(
+    "E215",
+    "factor `{name}` stands twice with different sizes: `{here}` is {size} here, and "
+    "`{there}` is {other} above",
+    "a factor that stands twice is one tensor: give both uses the same sizes",
+)
+
 ROUTE_NOT_SUMMED = Fault(
     "E301",
     "`{name}` cannot be routed: it is an index of `{tensor}`",
@@ -159,9 +171,6 @@ SAME_STRUCTURE = Fault(
 SAME_PARAM = Fault("E402", "parameter `{name}` is given twice", "rename one of the two")
 UNKNOWN_FACTOR = Fault("E403", "no equation has a factor `{name}`", "{advice}")
 
-NO_SUMS = Fault("E901", "einc cannot analyse sums of terms (`+=`) yet")
-NO_TIES = Fault("E902", "einc cannot analyse a factor that stands twice yet")
-NO_NORMALIZE = Fault("E903", "einc cannot analyse `normalize` yet")
 NO_ROUTED_CODE = Fault(
     "E904",
     "einc analyses routed structures, but cannot generate code for them yet",
@@ -197,6 +206,13 @@ PADDED_BLOCK = Fault(
     "{tensor} is padded from {features} to {padded} features, since `{name}` divides "
     "both sides and they have no common size near {target}",
     "choose features with a common divisor near {target}",
+)
+
+PADDED_TIED = Fault(
+    "W107",
+    "{tensor} is padded from {features} to {padded} features, since the uses of a "
+    "factor that stands twice must agree, and no such sizes multiply to {features}",
+    "use {padded} features, or a factor of its own for each use",
 )
 
 FAULTS: dict[str, Fault] = {

@@ -9,8 +9,8 @@ where x is in it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import cached_property
 from typing import Any, Literal, TypeVar
@@ -18,7 +18,7 @@ from typing import Any, Literal, TypeVar
 from einc.errors import InternalError
 from einc.network import Network, X, bits, product
 from einc.sizes import Binding
-from einc.structure import Axis, Structure
+from einc.structure import Axis, Structure, Term
 
 Order = Literal["best", "given", "auto", "greedy", "optimal", "dp"]
 ORDERS: tuple[Order, ...] = ("best", "given", "auto", "greedy", "optimal", "dp")
@@ -40,6 +40,11 @@ class Leaf:
     axes: tuple[Axis, ...]
     kept: tuple[Axis, ...]
 
+    @cached_property
+    def key(self) -> Key:
+        """Equal for equal tensors, in whatever term they stand."""
+        return (self.name, _names(self.axes), _names(self.kept))
+
     @property
     def holds_x(self) -> bool:
         return self.tensor == 0
@@ -59,6 +64,12 @@ class Contraction:
     kept: tuple[Axis, ...]
     touched: tuple[Axis, ...]
 
+    @cached_property
+    def key(self) -> Key:
+        """Equal for equal products, in whatever term they stand."""
+        operands = sorted((self.left.key, self.right.key), key=repr)
+        return (*operands, tuple(sorted(_names(self.kept))))
+
     @property
     def holds_x(self) -> bool:
         return self.left.holds_x or self.right.holds_x
@@ -69,6 +80,11 @@ class Contraction:
 
 
 Node = Leaf | Contraction
+Key = tuple[Any, ...]
+
+
+def _names(axes: Iterable[Axis]) -> tuple[str, ...]:
+    return tuple(axis.name for axis in axes)
 
 
 @dataclass(frozen=True)
@@ -95,6 +111,24 @@ class Plan:
     tokens: int | None
     terms: tuple[TermPlan, ...]
 
+    @cached_property
+    def steps(self) -> tuple[tuple[TermPlan, Contraction], ...]:
+        """What is computed, with its term: what two terms share stands once."""
+        first: dict[Key, tuple[TermPlan, Contraction]] = {}
+        for term in self.terms:
+            for step in term.steps:
+                first.setdefault(step.key, (term, step))
+        return tuple(first.values())
+
+    @cached_property
+    def leaves(self) -> tuple[tuple[TermPlan, Leaf], ...]:
+        """The tensors that are read, with their terms, each once."""
+        first: dict[Key, tuple[TermPlan, Leaf]] = {}
+        for term in self.terms:
+            for leaf in term.leaves:
+                first.setdefault(leaf.key, (term, leaf))
+        return tuple(first.values())
+
 
 def _postorder(node: Node) -> Iterator[Node]:
     if isinstance(node, Contraction):
@@ -115,7 +149,7 @@ def verify(plan: Plan) -> None:
 
 def plan(binding: Binding, tokens: int, order: Order = "best") -> Plan:
     """The plan of `binding` for `tokens` tokens a call, every tensor trained."""
-    terms = []
+    terms, names = [], _Names(binding.structure.terms)
     for term in binding.structure.terms:
         network = binding.network(term)
         costs = Costs.of(binding, network, tokens)
@@ -125,7 +159,7 @@ def plan(binding: Binding, tokens: int, order: Order = "best") -> Plan:
             shape = _chain(range(1, len(network.tensors)))
         else:
             shape = _opt_einsum(network, costs, order)
-        terms.append(term_plan(network, shape))
+        terms.append(term_plan(network, shape, names))
     result = Plan(order, tokens, tuple(terms))
     verify(result)
     return result
@@ -133,13 +167,13 @@ def plan(binding: Binding, tokens: int, order: Order = "best") -> Plan:
 
 def plan_by_exponents(structure: Structure, order: Order = "best") -> Plan:
     """The plan without features: by the exponents of x-first orders, or as written."""
-    terms = []
+    terms, names = [], _Names(structure.terms)
     for term in structure.terms:
         network = Network(term, structure.routed)
         sequence: Sequence[int] = range(1, len(network.tensors))
         if order == "best" and structure.grows:
             sequence = least_exponent_order(structure, network)[1]
-        terms.append(term_plan(network, _chain(sequence)))
+        terms.append(term_plan(network, _chain(sequence), names))
     result = Plan(order, None, tuple(terms))
     verify(result)
     return result
@@ -391,11 +425,36 @@ def _opt_einsum(network: Network, costs: Costs, order: Order) -> Shape:
     return result
 
 
-def term_plan(network: Network, shape: Shape) -> TermPlan:
+class _Names:
+    """Names for what is computed: z, or z1, z2, ...; y, or y1, y2, ... for terms."""
+
+    def __init__(self, terms: Sequence[Term]) -> None:
+        self.taken = {operand.name for term in terms for operand in term.operands}
+        counts = [len(term.operands) for term in terms]
+        self.single = sum(max(0, n - 1) for n in counts) == 1
+        self.sum = len(counts) > 1
+        self.known: dict[Key, str] = {}
+
+    def of(self, key: Key, is_root: bool) -> str:
+        """The name of a product; one that was named before keeps its name."""
+        if key not in self.known:
+            self.known[key] = self._new(is_root)
+        return self.known[key]
+
+    def _new(self, is_root: bool) -> str:
+        letter, alone = ("y", not self.sum) if is_root else ("z", self.single)
+        used = self.taken | set(self.known.values())
+        if alone and letter not in used:
+            return letter
+        numbered = (f"{letter}{i}" for i in range(1, len(used) + 2))
+        return next(name for name in numbered if name not in used)
+
+
+def term_plan(
+    network: Network, shape: Shape, names: _Names | None = None
+) -> TermPlan:
     """Dresses a tree of tensor numbers in axes and names."""
-    total = len(network.tensors) - 1
-    taken = {operand.name for operand in network.term.operands}
-    names = iter(_intermediates(total - 1, taken) + ["y"])
+    names = names or _Names([network.term])
 
     def build(shape: Shape) -> tuple[Node, int]:
         if isinstance(shape, int):
@@ -408,20 +467,10 @@ def term_plan(network: Network, shape: Shape) -> TermPlan:
         left, in_left = build(shape[0])
         right, in_right = build(shape[1])
         joined = in_left | in_right
-        node = Contraction(
-            next(names),
-            left,
-            right,
-            network.members(network.kept(joined)),
-            network.members(network.touched(in_left, in_right)),
-        )
-        return node, joined
+        kept = network.members(network.kept(joined))
+        touched = network.members(network.touched(in_left, in_right))
+        unnamed = Contraction("", left, right, kept, touched)
+        name = names.of(unnamed.key, joined == network.everything)
+        return replace(unnamed, name=name), joined
 
     return TermPlan(network, build(shape)[0])
-
-
-def _intermediates(count: int, taken: set[str]) -> list[str]:
-    if count == 1 and "z" not in taken:
-        return ["z"]
-    numbered = (f"z{i}" for i in range(1, count + len(taken) + 1))
-    return [name for name in numbered if name not in taken][: max(count, 0)]

@@ -53,7 +53,8 @@ def _sizes(figures: Figures) -> str:
     line += ", " * bool(binding.sizes)
     line += ", ".join(f"{name} = {size}" for name, size in binding.sizes.items())
     if binding.is_padded:
-        ((padded_in, padded_out),) = binding.padded
+        sides = zip(*binding.padded, strict=True)
+        padded_in, padded_out = (max(side) for side in sides)
         line += f"; padded to {padded_in} -> {padded_out}"
     return line
 

@@ -118,7 +118,7 @@ class _Resolver:
         self._equations()
         statements = self._size_statements()
         route = self._route(parameters)
-        self._not_yet()
+        normalized = self._normalized()
         growths = self._growths(statements, parameters)
         for equation in self.equations:
             for ref in (equation.left, *_inputs(equation)):
@@ -131,6 +131,7 @@ class _Resolver:
             tuple(parameters.values()),
             terms,
             route,
+            normalized,
             self.definition,
             self.source,
         )
@@ -140,6 +141,7 @@ class _Resolver:
             structure.parameters,
             terms,
             route,
+            normalized,
             self.definition,
             self.source,
             self.faults.warnings,
@@ -428,30 +430,43 @@ class _Resolver:
             self.faults.add(fault.fault, fault.expr.span, **fault.values)
             return None
 
-    def _not_yet(self) -> None:
-        for equation in self.equations[1:]:
-            self.faults.add(errors.NO_SUMS, equation.span)
-        seen: set[str] = set()
-        for equation in self.equations:
-            for ref in equation.right:
-                name = ref.tensor.text
-                if name in seen and name not in syntax.RESERVED:
-                    self.faults.add(errors.NO_TIES, ref.span)
-                seen.add(name)
+    def _normalized(self) -> tuple[str, ...]:
+        """The factors that `normalize` names, in the order written."""
+        names = [
+            ref.tensor.text
+            for equation in self.equations
+            for ref in equation.right
+            if ref.tensor.text not in syntax.RESERVED
+        ]
+        factors = list(dict.fromkeys(names))
+        wanted: set[str] = set()
         for statement in self.definition.statements:
             if not isinstance(statement, syntax.Normalize):
                 continue
-            self.faults.add(errors.NO_NORMALIZE, statement.span)
+            if statement.factors is None:
+                wanted.update(factors)
             for factor in statement.factors or ():
-                self._factor_known(factor, sorted(seen - syntax.RESERVED))
-
-    def _factor_known(self, name: syntax.Name, factors: list[str]) -> None:
-        if name.text in syntax.RESERVED:
-            self._reserved(name, "a factor")
-        elif name.text not in factors:
-            advice = self._what_it_is(name.text, factors)
-            fault = errors.UNKNOWN_FACTOR
-            self.faults.add(fault, name.span, name=name.text, advice=advice)
+                if factor.text in factors:
+                    wanted.add(factor.text)
+                    continue
+                close = _did_you_mean(factor.text, factors)
+                self.faults.add(
+                    errors.UNKNOWN_FACTOR,
+                    factor.span,
+                    name=factor.text,
+                    advice=close.lstrip("; "),
+                )
+        for name in factors:
+            if name in wanted and f"{name}_scale" in self.kinds:
+                kind, span = self.kinds[f"{name}_scale"]
+                self.faults.add(
+                    errors.NAME_CLASH,
+                    span,
+                    name=f"{name}_scale",
+                    first=kind,
+                    second=f"the scalar of the normalized factor `{name}`",
+                )
+        return tuple(name for name in factors if name in wanted)
 
     # Sizes
 

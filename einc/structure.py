@@ -8,6 +8,7 @@ came from, so that what is found later (sizes that do not fit) points there too.
 from __future__ import annotations
 
 import enum
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -123,6 +124,7 @@ class Structure:
     parameters: tuple[Parameter, ...]
     terms: tuple[Term, ...]
     route: Route | None
+    normalized: tuple[str, ...]
     definition: syntax.Definition = field(repr=False)
     source: Source = field(repr=False)
     warnings: tuple[Diagnostic, ...] = field(default=(), repr=False, compare=False)
@@ -138,6 +140,12 @@ class Structure:
             for operand in term.operands:
                 first.setdefault(operand.factor, operand)
         return tuple(first.values())
+
+    @property
+    def tied(self) -> tuple[str, ...]:
+        """The names of the factors that stand more than once."""
+        uses = [operand.name for term in self.terms for operand in term.operands]
+        return tuple(f.name for f in self.factors if uses.count(f.name) > 1)
 
     @property
     def axes(self) -> tuple[Axis, ...]:
@@ -160,14 +168,15 @@ class Structure:
     def fixed_features(self, side: Literal[0, 1]) -> int | None:
         """The features of a side (0 the input, 1 the output) that sizes alone fix.
 
-        None where the side grows with d.
+        None where the side grows with d in every term; of several fixed terms the
+        smallest, since a term pads but never drops.
         """
-        product = 1
-        for axis in self.terms[0].sides[side]:
-            if not is_constant(axis):
-                return None
-            product *= int(axis.size.growth.coefficient)
-        return product
+        fixed = [
+            math.prod(int(axis.size.growth.coefficient) for axis in term.sides[side])
+            for term in self.terms
+            if all(is_constant(axis) for axis in term.sides[side])
+        ]
+        return min(fixed, default=None)
 
     @property
     def grows(self) -> bool:

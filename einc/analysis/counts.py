@@ -83,28 +83,28 @@ def work(binding: Binding, plan: Plan) -> Work:
     tokens = _tokens(plan)
     zero = Fraction(0)
     forward = matrix = all_experts = all_matrix = elementwise = zero
-    for term in plan.terms:
+    for term, step in plan.steps:
         costs = Costs.of(binding, term.network, tokens)
         full = Costs(costs.full, costs.full, tokens)
-        for step in term.steps:
-            macs = step_macs(binding, term, step, tokens)
-            touched = term.network.mask(step.touched)
-            forward += macs
-            unrouted = Fraction(full.elements(touched, step.holds_x), tokens)
-            all_experts += unrouted
-            if is_matrix(binding, step):
-                matrix += macs
-                all_matrix += unrouted
-            else:
-                elementwise += macs
-            elementwise += _gating(binding, step)
-        for leaf in term.leaves:
-            before = term.network.mask(leaf.axes)
-            after = term.network.mask(leaf.kept)
-            additions = costs.elements(before, leaf.holds_x) - costs.elements(
-                after, leaf.holds_x
-            )
-            elementwise += Fraction(additions, tokens)
+        macs = step_macs(binding, term, step, tokens)
+        touched = term.network.mask(step.touched)
+        unrouted = Fraction(full.elements(touched, step.holds_x), tokens)
+        forward += macs
+        all_experts += unrouted
+        if is_matrix(binding, step):
+            matrix += macs
+            all_matrix += unrouted
+        else:
+            elementwise += macs
+        elementwise += _gating(binding, step)
+    for term, leaf in plan.leaves:
+        costs = Costs.of(binding, term.network, tokens)
+        before, after = term.network.mask(leaf.axes), term.network.mask(leaf.kept)
+        kept = costs.elements(after, leaf.holds_x)
+        additions = costs.elements(before, leaf.holds_x) - kept
+        elementwise += Fraction(additions, tokens)
+    elementwise += (len(plan.terms) - 1) * binding.d_out
+    elementwise += Fraction(_normalizing(binding), tokens)
     return Work(forward, matrix, all_experts, all_matrix, elementwise)
 
 
@@ -123,6 +123,13 @@ def is_matrix(binding: Binding, step: Contraction) -> bool:
         binding.size(axis) > 1 and axis.name != binding.structure.routed
         for axis in step.summed
     )
+
+
+def _normalizing(binding: Binding) -> int:
+    """FLOPs a call of `normalize`: a square, an addition and a product an element."""
+    normalized = binding.structure.normalized
+    factors = [f for f in binding.structure.factors if f.name in normalized]
+    return 3 * sum(math.prod(binding.shape(f.axes)) for f in factors)
 
 
 def _gating(binding: Binding, step: Contraction) -> int:
@@ -156,18 +163,22 @@ def memory(binding: Binding, plan: Plan) -> Memory:
     """
     tokens = _tokens(plan)
     largest = saved = moved = matrix = Fraction(0)
-    for term in plan.terms:
-        for step in term.steps:
-            macs = step_macs(binding, term, step, tokens)
-            matrix += macs if is_matrix(binding, step) else 0
-            for node in (step.left, step.right, step):
-                elements = _elements(binding, term, node, tokens)
-                moved += elements
-                if node is step or (isinstance(node, Leaf) and not node.holds_x):
-                    continue
+    kept: set[object] = set()
+    for term, step in plan.steps:
+        macs = step_macs(binding, term, step, tokens)
+        matrix += macs if is_matrix(binding, step) else 0
+        for node in (step.left, step.right, step):
+            elements = _elements(binding, term, node, tokens)
+            moved += elements
+            if node is step or (isinstance(node, Leaf) and not node.holds_x):
+                continue
+            # However x is split, it is one tensor, unless padded or summed.
+            key = node.key if isinstance(node, Contraction) else ("x", elements)
+            if key not in kept:
+                kept.add(key)
                 saved += elements
-                if isinstance(node, Contraction):
-                    largest = max(largest, elements)
+            if isinstance(node, Contraction):
+                largest = max(largest, elements)
     moved *= FLOAT32_BYTES
     return Memory(largest, saved, moved, 2 * matrix / moved if moved else Fraction(0))
 
@@ -200,13 +211,12 @@ def macs_formula(structure: Structure, plan: Plan) -> str:
 
     top = None if structure.route is None else sympy.Symbol("top", positive=True)
     total = sympy.Integer(0)
-    for term in plan.terms:
-        for step in term.steps:
-            replaced = structure.routed if step.holds_x else None
-            monomial = monomial_of(step.touched, replaced, top)
-            if not step.holds_x:
-                monomial /= sympy.Symbol("tokens", positive=True)
-            total += monomial
+    for _, step in plan.steps:
+        replaced = structure.routed if step.holds_x else None
+        monomial = monomial_of(step.touched, replaced, top)
+        if not step.holds_x:
+            monomial /= sympy.Symbol("tokens", positive=True)
+        total += monomial
     return str(total)
 
 

@@ -24,7 +24,7 @@ from typing import Any, assert_never
 from einc.errors import InternalError
 from einc.network import Network, X, bits
 from einc.plan import least_exponent_order
-from einc.structure import Structure
+from einc.structure import Structure, Term
 from einc.syntax import Binary, Call, Expr, Number, Variable
 
 MAX_SYMBOLIC_FACTORS = 4
@@ -47,47 +47,67 @@ class Exponents:
     `order` names the factors as they join x. `merged` lets factors be merged before
     x comes, at no cost since infinitely many tokens share it. `formulas` has the
     best order's three in the parameters that stand in exponents (empty above
-    `MAX_SYMBOLIC_FACTORS`).
+    `MAX_SYMBOLIC_FACTORS`). With a tied factor psi is an upper bound only.
     """
 
     best: Triple
     order: tuple[str, ...]
     merged: Triple
     formulas: Mapping[str, str]
+    psi_is_exact: bool
 
 
-def exponents(structure: Structure, order: Sequence[int] | None = None) -> Exponents:
-    """The exponents over x-first orders; of one `order` of tensors, if given.
+def exponents(structure: Structure, given: bool = False) -> Exponents:
+    """The exponents over x-first orders; of the order as written, if `given`.
+
+    A sum works as hard as its hardest term and ranks as its best one.
 
     >>> from einc.library import structure
     >>> exponents(structure("low_rank")).best
     Triple(omega=Fraction(0, 1), psi=Fraction(1, 2), nu=Fraction(1, 2))
     """
-    (term,) = structure.terms
-    network = Network(term, structure.routed)
-    thetas = [structure.active_theta(axis) for axis in network.axes]
-    if order is None:
-        work, order = least_exponent_order(structure, network)
-    else:
-        work = max(
-            (_sum(thetas, step) for step in _steps(network, order)),
-            default=Fraction(0),
-        )
-    parameters = max(
-        (sum((a.theta for a in f.axes), Fraction(0)) for f in structure.factors),
-        default=Fraction(0),
-    )
-    psi = min(_sum(thetas, cut) for cut in network.cuts)
-    names = [operand.name for operand in term.operands]
-    if not names:
+    found = [_of_term(structure, term, given) for term in structure.terms]
+    psi = max(term.psi for term in found)
+    worked = [term for term in found if term.order]
+    if not worked:
         alone = Triple(None, psi, None)
-        return Exponents(alone, (), alone, {})
-    merged = _merged_work(network, thetas)
+        return Exponents(alone, (), alone, {}, True)
+    work = max(term.work for term in worked)
+    merged = max(term.merged for term in worked)
+    parameters = max(
+        sum((a.theta for a in f.axes), Fraction(0)) for f in structure.factors
+    )
     return Exponents(
         Triple(work - parameters, psi, work - 1),
-        tuple(names[i - 1] for i in order),
+        tuple(name for term in worked for name in term.order),
         Triple(merged - parameters, psi, merged - 1),
-        _formulas(structure, network),
+        _formulas(structure),
+        not structure.tied,
+    )
+
+
+@dataclass(frozen=True)
+class _OfTerm:
+    work: Fraction
+    order: tuple[str, ...]
+    merged: Fraction
+    psi: Fraction
+
+
+def _of_term(structure: Structure, term: Term, given: bool) -> _OfTerm:
+    network = Network(term, structure.routed)
+    thetas = [structure.active_theta(axis) for axis in network.axes]
+    order: Sequence[int] = range(1, len(network.tensors))
+    if given:
+        steps = [_sum(thetas, step) for step in _steps(network, order)]
+        work = max(steps, default=Fraction(0))
+    else:
+        work, order = least_exponent_order(structure, network)
+    return _OfTerm(
+        work,
+        tuple(term.operands[i - 1].name for i in order),
+        _merged_work(network, thetas),
+        min(_sum(thetas, cut) for cut in network.cuts),
     )
 
 
@@ -137,14 +157,26 @@ def _merged_work(network: Network, thetas: Sequence[Fraction]) -> Fraction:
 # Formulas
 
 
-def _formulas(structure: Structure, network: Network) -> dict[str, str]:
+def _formulas(structure: Structure) -> dict[str, str]:
     """omega, psi and nu of the best order, piecewise linear in the parameters."""
     import sympy
 
-    (term,) = structure.terms
-    if len(term.operands) > MAX_SYMBOLIC_FACTORS:
+    if any(len(term.operands) > MAX_SYMBOLIC_FACTORS for term in structure.terms):
         return {}
     theta = _Thetas(structure)
+    works, ranks = [], []
+    for term in structure.terms:
+        network = Network(term, structure.routed)
+        works.append(_work_formula(network, theta))
+        ranks.append(sympy.Min(*(theta.of(network, cut) for cut in network.cuts)))
+    work, psi = sympy.Max(*works), sympy.Max(*ranks)
+    parameters = sympy.Max(*_factor_formulas(structure, theta))
+    return {"omega": str(work - parameters), "psi": str(psi), "nu": str(work - 1)}
+
+
+def _work_formula(network: Network, theta: _Thetas) -> Any:
+    import sympy
+
     orders = [
         _largest(_steps(network, sequence))
         for sequence in itertools.permutations(range(1, len(network.tensors)))
@@ -154,15 +186,17 @@ def _formulas(structure: Structure, network: Network) -> dict[str, str]:
     for steps in sorted(orders, key=len):
         if not any(_within(other, steps) for other in kept):
             kept = [other for other in kept if not _within(steps, other)] + [steps]
-    work = sympy.Min(
-        *(sympy.Max(*(theta.of(network, step) for step in steps)) for steps in kept)
-    )
-    factors = _largest([network.mask(f.axes) for f in structure.factors])
-    parameters = sympy.Max(
-        *(theta.of(network, factor, active=False) for factor in factors)
-    )
-    psi = sympy.Min(*(theta.of(network, cut) for cut in network.cuts))
-    return {"omega": str(work - parameters), "psi": str(psi), "nu": str(work - 1)}
+    worst = [sympy.Max(*(theta.of(network, s) for s in steps)) for steps in kept]
+    return sympy.Min(*worst)
+
+
+def _factor_formulas(structure: Structure, theta: _Thetas) -> list[Any]:
+    found = []
+    for term in structure.terms:
+        network = Network(term, structure.routed)
+        masks = _largest([network.mask(f.axes) for f in term.operands])
+        found += [theta.of(network, mask, active=False) for mask in masks]
+    return found
 
 
 def _largest(masks: list[int]) -> list[int]:

@@ -100,13 +100,12 @@ def profile(structure: Structure, plan: Plan, binding: Binding | None) -> Profil
             counts.memory(binding, plan),
             rank(binding),
         )
-    written = range(1, len(plan.terms[0].network.tensors))
     return Profile(
         structure,
         plan,
-        tuple(_step(binding, plan, t, s) for t in plan.terms for s in t.steps),
+        tuple(_step(binding, plan, term, step) for term, step in plan.steps),
         figures,
-        exponents(structure, written if plan.kind == "given" else None)
+        exponents(structure, given=plan.kind == "given")
         if structure.grows
         else None,
         {
@@ -212,6 +211,7 @@ def _document(profile: Profile) -> dict[str, Any]:
             "total": None if params is None else params.total,
             "active": None if params is None else params.active,
             "router": router,
+            "scales": len(structure.normalized),
             "factors": {
                 f.name: None if params is None else params.factors[f.name]
                 for f in structure.factors
@@ -291,6 +291,7 @@ def _exponents(found: Exponents | None) -> dict[str, Any] | None:
 
     return {
         **triple(found.best),
+        "psi_status": "exact" if found.psi_is_exact else "bound only",
         "order": list(found.order),
         "merged": triple(found.merged),
         "formulas": dict(found.formulas),

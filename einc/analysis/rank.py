@@ -32,17 +32,25 @@ class Rank:
 def rank(binding: Binding) -> Rank:
     """The bound min(cut, d_in, d_out), and whether it is known to be reached.
 
+    The cuts of a sum's terms add up. It reaches what its best term does, as long as
+    no factor is tied (proved); more is not known in general.
+
     >>> from einc.library import structure
     >>> from einc.sizes import bind
     >>> rank(bind(structure("low_rank"), 1024, 1024))
     Rank(bound=32, generic=32, status='proved')
     """
-    (term,) = binding.structure.terms
-    network = Network(term)
-    sizes = [binding.active_size(axis) for axis in network.axes]
-    cut = min(product(mask, sizes) for mask in network.cuts)
-    bound = min(cut, binding.d_in, binding.d_out)
-    if not binding.is_padded and _reaches_its_cut(term, network, sizes):
+    structure, whole = binding.structure, (binding.d_in, binding.d_out)
+    most = least = 0
+    for term, padded in zip(structure.terms, binding.padded, strict=True):
+        network = Network(term)
+        sizes = [binding.active_size(axis) for axis in network.axes]
+        cut = min(product(mask, sizes) for mask in network.cuts)
+        most += cut
+        if padded == whole and _reaches_its_cut(term, network, sizes):
+            least = max(least, cut)
+    bound = min(most, *whole)
+    if least == bound and not structure.tied:
         return Rank(bound, bound, "proved")
     return Rank(bound, None, "bound only")
 
@@ -51,22 +59,37 @@ def rank_formula(structure: Structure) -> str:
     """The bound as a Min of products, those that another divides left out."""
     import sympy
 
-    (term,) = structure.terms
+    features = [sympy.Symbol(name, positive=True) for name in ("d_in", "d_out")]
+    if len(structure.terms) == 1:
+        (term,) = structure.terms
+        return str(_least(_cut_values(structure, term, features)))
+    terms = [_least(_cut_values(structure, t, features)) for t in structure.terms]
+    return str(_least([*features, sympy.Add(*terms, evaluate=False)]))
+
+
+def _least(values: list[Any]) -> Any:
+    import sympy
+
+    return values[0] if len(values) == 1 else sympy.Min(*values, evaluate=False)
+
+
+def _cut_values(structure: Structure, term: Term, features: list[Any]) -> list[Any]:
+    """The values of a term's smallest cuts, those of its sides as features."""
+    import sympy
+
     network = Network(term)
     cuts = [set(network.members(mask)) for mask in network.cuts]
     values: list[Any] = []
-    for side, name in ((term.input, "d_in"), (term.output, "d_out")):
+    for side, feature in zip(term.sides, features, strict=True):
         # A cut that is a whole side is that side's features, padding taken off.
         if not any(cut < set(side) for cut in cuts):
-            values.append(sympy.Symbol(name, positive=True))
+            values.append(feature)
         cuts = [cut for cut in cuts if cut != set(side)]
     top = sympy.Symbol("top", positive=True)
     for cut in cuts:
         ordered = [axis for axis in network.axes if axis in cut]
         values.append(monomial_of(ordered, structure.routed, top))
-    if len(values) == 1:
-        return str(values[0])
-    return str(sympy.Min(*values, evaluate=False))
+    return values
 
 
 def _reaches_its_cut(term: Term, network: Network, sizes: list[int]) -> bool:

@@ -11,6 +11,7 @@ arXiv 2310.17813), so typical inputs of unit RMS give outputs of unit RMS or bel
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -46,8 +47,10 @@ def scales(binding: Binding) -> dict[str, Scale]:
     terms = binding.structure.terms
     found: dict[str, Scale] = {}
     for term in terms:
-        for name, (fan_in, fan_out) in _fans(binding, term).items():
-            n = len(term.operands)
+        n = len(term.operands)
+        for name, fan_in, fan_out in _fans(binding, term):
+            if name in found and found[name].fan_in >= fan_in:
+                continue  # a tied factor takes its largest fan-in
             std = math.sqrt(min(fan_in, fan_out)) / fan_in / math.sqrt(len(terms))
             d_in, d_out = binding.d_in, binding.d_out
             found[name] = Scale(
@@ -60,19 +63,21 @@ def scales(binding: Binding) -> dict[str, Scale]:
     return found
 
 
-def _fans(binding: Binding, term: Term) -> dict[str, tuple[int, int]]:
-    """Fan-in and fan-out: the sizes of a factor's indices that its step sums, and
-    of those that its step brings; a routed index counts as 1."""
+def _fans(binding: Binding, term: Term) -> Iterator[tuple[str, int, int]]:
+    """Name, fan-in and fan-out of each operand.
+
+    The fan-in is the product of the sizes of its indices that its step sums, the
+    fan-out of those that its step brings; a routed index counts as 1.
+    """
     network = Network(term, binding.structure.routed)
-    joined, fans = X, {}
+    joined = X
     for tensor in fewest_macs_order(binding, network):
         own = network.tensors[tensor]
         after = network.kept(joined | 1 << tensor)
         fan_in = _product(binding, network, own & ~after)
         fan_out = _product(binding, network, own & after & ~network.kept(joined))
-        fans[term.operands[tensor - 1].name] = (fan_in, fan_out)
+        yield term.operands[tensor - 1].name, fan_in, fan_out
         joined |= 1 << tensor
-    return fans
 
 
 def _product(binding: Binding, network: Network, mask: int) -> int:

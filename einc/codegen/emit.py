@@ -18,6 +18,7 @@ from einc.codegen.nodes import (
     Cut,
     Local,
     Module,
+    Normalized,
     Pad,
     Permute,
     Product,
@@ -71,6 +72,9 @@ def _class(out: Writer, module: Module) -> None:
         out.line()
         _contract(out, module)
         out.line()
+        if _scalars(module):
+            _normalized(out)
+            out.line()
         _to_dense(out, module)
         out.line()
         _lr_multipliers(out)
@@ -88,10 +92,16 @@ def _docstring(out: Writer, module: Module) -> None:
     out.line('"""')
 
 
+def _scalars(module: Module) -> list[str]:
+    """The names of the scalars of normalized factors."""
+    return [f"{p.name}_scale" for p in module.parameters if p.normalized]
+
+
 def _multipliers(out: Writer, module: Module) -> None:
     out.line("# Learning rates, as multiples of that of nn.Linear with these features.")
     with_bias = [("bias", Fraction(1), Fraction(1))]
     rates = [(p.name, p.scale.adamw, p.scale.sgd) for p in module.parameters]
+    rates += [(name, Fraction(1), Fraction(1)) for name in _scalars(module)]
     out.line("LR_MULTIPLIERS = {")
     for optimizer, column in (("adamw", 1), ("sgd", 2)):
         entries = [f'"{r[0]}": {_number(r[column])}' for r in rates + with_bias]  # type: ignore[arg-type]
@@ -122,6 +132,8 @@ def _init(out: Writer, module: Module) -> None:
             else:
                 out.line(indices.strip())
                 out.call(f"self.{parameter.name} = nn.Parameter(", [inner])
+        for name in _scalars(module):
+            out.line(f"self.{name} = nn.Parameter(torch.empty(1, **options))")
         options = "**options" if module.parameters else "device=device, dtype=dtype"
         with out.block("if bias:"):
             zeros = f"torch.empty(self.out_features, {options})"
@@ -139,6 +151,8 @@ def _reset(out: Writer, module: Module) -> None:
             out.comment(f"fan-in {scale.fan_in}, fan-out {scale.fan_out}")
             std = f"std={scale.std!r}"
             out.call("nn.init.normal_(", [f"self.{parameter.name}", std])
+        for name in _scalars(module):
+            out.line(f"nn.init.ones_(self.{name})")
         with out.block("if self.bias is not None:"):
             out.line("nn.init.zeros_(self.bias)")
 
@@ -198,6 +212,9 @@ def _value(value: Value) -> str:
             return value.name
         case Attribute():
             return f"self.{value.name}"
+        case Normalized():
+            name, std = value.name, value.std
+            return f"self.normalized(self.{name}, self.{name}_scale, {std!r})"
         case Reshape():
             return f"{_value(value.value)}.reshape({_ints(value.shape)})"
         case Permute():
@@ -213,13 +230,24 @@ def _value(value: Value) -> str:
             left, right = _value(value.left), _value(value.right)
             if value.kind == "bmm":
                 return f"torch.bmm({left}, {right})"
-            return f"{left} {'@' if value.kind == 'matmul' else '*'} {right}"
+            return f"{left} {_SIGNS[value.kind]} {right}"
         case _:
             assert_never(value)
 
 
+_SIGNS = {"matmul": "@", "multiply": "*", "add": "+"}
+
+
 def _ints(values: Sequence[int]) -> str:
     return ", ".join(map(str, values)) if values else "()"
+
+
+def _normalized(out: Writer) -> None:
+    out.line("@staticmethod")
+    with out.block("def normalized(factor, scale, std) -> torch.Tensor:"):
+        out.line('"""The factor over max(1, its RMS / std), times its scalar."""')
+        out.line("rms = torch.linalg.vector_norm(factor) / factor.numel() ** 0.5")
+        out.line("return factor * (scale / (rms / std).clamp(min=1.0))")
 
 
 def _to_dense(out: Writer, module: Module) -> None:

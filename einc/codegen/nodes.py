@@ -14,12 +14,16 @@ from einc.analysis.scaling import Scale
 
 @dataclass(frozen=True)
 class Parameter:
-    """A factor: its shape is that of its indices in the order written."""
+    """A factor: its shape is that of its indices in the order written.
+
+    A normalized one has a scalar beside it, NAME_scale.
+    """
 
     name: str
     indices: tuple[str, ...]
     shape: tuple[int, ...]
     scale: Scale
+    normalized: bool
 
 
 @dataclass(frozen=True)
@@ -34,6 +38,14 @@ class Attribute:
     """A parameter of the module."""
 
     name: str
+
+
+@dataclass(frozen=True)
+class Normalized:
+    """A parameter over max(1, its RMS / std), times its scalar."""
+
+    name: str
+    std: float
 
 
 @dataclass(frozen=True)
@@ -72,14 +84,14 @@ class Cut:
 
 @dataclass(frozen=True)
 class Product:
-    """ "matmul" of two matrices, "bmm" of two batches of them, or "multiply"."""
+    """Of two matrices, of two batches of them ("bmm"), or elementwise; or a sum."""
 
-    kind: Literal["matmul", "bmm", "multiply"]
+    kind: Literal["matmul", "bmm", "multiply", "add"]
     left: Value
     right: Value
 
 
-Value = Local | Attribute | Reshape | Permute | Sum | Pad | Cut | Product
+Value = Local | Attribute | Normalized | Reshape | Permute | Sum | Pad | Cut | Product
 
 
 @dataclass(frozen=True)
