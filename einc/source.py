@@ -73,13 +73,22 @@ class Source:
         left = max(0, start - _WIDTH // 2) if len(line) > _WIDTH else 0
         shown = line[left : left + _WIDTH]
         # Tabs stay as wide under the caret as above it.
-        pad = "".join("\t" if c == "\t" else " " for c in line[left:start])
-        carets = "^" * (min(end, left + _WIDTH) - start)
+        pad = "".join("\t" if c == "\t" else " " * _cells(c) for c in line[left:start])
+        carets = "^" * max(1, sum(map(_cells, line[start : min(end, left + _WIDTH)])))
         gutter = " " * len(str(number))
         return f"{gutter} |\n{number} | {_printable(shown)}\n{gutter} | {pad}{carets}"
 
 
 _WIDTH = 160
+
+
+def _cells(character: str) -> int:
+    """The cells of a terminal that a character takes."""
+    from unicodedata import combining, east_asian_width
+
+    if character.isascii():
+        return 1
+    return 0 if combining(character) else 1 + (east_asian_width(character) in "WF")
 
 
 def _printable(text: str) -> str:
