@@ -14,6 +14,7 @@ loses features; factorising each side alone, rank.
 from __future__ import annotations
 
 import heapq
+import itertools
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
@@ -71,14 +72,21 @@ class Side:
     def fix(self, sizes: Mapping[Axis, int]) -> Side:
         """The side with some of its free axes fixed; what is asked of it is shared."""
         fixed = self.fixed * math.prod(sizes[a] for a in self.free if a in sizes)
-        kept = {a: t for a, t in self._asked() if a not in sizes}
+        kept = {a: t for a, t in self.asked() if a not in sizes}
         # What the fixed ones take more or less than asked, the others give.
         excess = math.log(max(1.0, self.features / fixed)) - sum(kept.values())
         targets = tuple(max(0.0, t + excess / len(kept)) for t in kept.values())
         side = Side(self.features, fixed, tuple(kept), targets, 0.0)
         return replace(side, limit=side.least + 8 * fixed)
 
-    def _asked(self) -> Iterator[tuple[Axis, float]]:
+    def covered_by(self, sizes: Mapping[Axis, int]) -> bool:
+        """Whether some free index is left, or `sizes` hold the features."""
+        if any(axis not in sizes for axis in self.free):
+            return True
+        return self.fixed * math.prod(sizes[a] for a in self.free) >= self.features
+
+    def asked(self) -> Iterator[tuple[Axis, float]]:
+        """The free indices and the logarithms of their targets."""
         return zip(self.free, self.targets, strict=True)
 
 
@@ -116,6 +124,7 @@ class Search:
         sides: tuple[Side, Side],
         sizes: Mapping[str, int],
         top: int | None,
+        ties: Sequence[Set[str]] = (),
         work: int = WORK,
     ) -> None:
         self.sides = sides
@@ -130,6 +139,18 @@ class Search:
         self.base_cuts, self.base_steps = _sums(cuts, base), _sums(steps, base)
         first, second = ([network.axes.index(a) for a in s.free] for s in sides)
         self.shared = [(i, second.index(p)) for i, p in enumerate(first) if p in second]
+        self.equal: tuple[list[list[int]], list[list[int]]] = ([], [])
+        for tie in ties:
+            places = [
+                [i for i, axis in enumerate(side.free) if axis.name in tie]
+                for side in sides
+            ]
+            for which in (0, 1):
+                if len(places[which]) > 1:
+                    self.equal[which].append(places[which])
+            if places[0] and places[1]:
+                self.shared.append((places[0][0], places[1][0]))
+        self.bound = bool(self.shared or any(self.equal))
         # An index of both sides counts once, with the first.
         self.cuts = [_places(cuts, first), _places(cuts, second, first)]
         self.steps = [_places(steps, first), _places(steps, second, first)]
@@ -146,8 +167,8 @@ class Search:
         best_rank = -math.inf
         wanted = self.ideal_rank + math.log(SLACK)
         for levels in _in_order_of_padding(self.sides):
-            # Without common sizes there always is a best: see `_near`.
-            if self.work < 0 and (best is not None or self.shared):
+            # Without sizes that must agree there always is a best: see `_near`.
+            if self.work < 0 and (best is not None or self.bound):
                 break
             found = [self._judge(*pair) for pair in self._pairs(levels)]
             rank = max((pair.rank for pair in found), default=-math.inf)
@@ -195,6 +216,10 @@ class Search:
             self.seen[which, level] = [
                 self._weigh(which, choice, [math.log(s) for s in choice.sizes])
                 for choice in self._near(self.sides[which], level)
+                if all(
+                    len({choice.sizes[i] for i in places}) == 1
+                    for places in self.equal[which]
+                )
             ]
         return self.seen[which, level]
 
@@ -203,7 +228,7 @@ class Search:
         limit = NEAR_UNPADDED if first else NEAR
         choices = self._factorisations(side, level)
         near = [c for c in choices if c.distance <= limit * len(side.free) + 1e-9]
-        if not near and first and not self.shared and not self._any_near(side):
+        if not near and first and not self.bound and not self._any_near(side):
             return [choices[0]]
         return near
 
@@ -253,6 +278,57 @@ class Search:
             return 0.0
         top = max(steps)
         return top + math.log(sum(math.exp(step - top) for step in steps))
+
+
+def tied_sizes(
+    sides: tuple[Side, Side], ties: Sequence[Set[str]]
+) -> list[dict[Axis, int]]:
+    """Sizes to try for indices that must agree, where no candidates do.
+
+    Each set of `ties` takes one size; where a side has no other free index, sizes
+    that cover its features.
+    """
+    members = [
+        [(a, t) for side in sides for a, t in side.asked() if a.name in tie]
+        for tie in ties
+    ]
+    members = [found for found in members if found]
+    wanted = [math.exp(sum(t for _, t in m) / len(m)) for m in members]
+    each = max(2, int(CANDIDATES ** (1 / max(1, len(members)))))
+    near = [_near_integers(size)[:each] for size in wanted]
+    options = []
+    for chosen in itertools.product(*near):
+        sizes = {
+            axis: size
+            for found, size in zip(members, chosen, strict=True)
+            for axis, _ in found
+        }
+        if all(side.covered_by(sizes) for side in sides):
+            options.append(sizes)
+    return options or [_covering(sides, members)]
+
+
+def _near_integers(target: float) -> list[int]:
+    """The positive integers within `NEAR` of a real size, the nearest first."""
+    spread = math.exp(NEAR)
+    low, high = max(1, math.ceil(target / spread)), math.floor(target * spread)
+    middle = max(1, round(target))
+    low, high = max(low, middle - CANDIDATES), min(high, middle + CANDIDATES)
+    return sorted(range(low, max(low, high) + 1), key=lambda s: (abs(s - target), s))
+
+
+def _covering(
+    sides: tuple[Side, Side], members: Sequence[Sequence[tuple[Axis, float]]]
+) -> dict[Axis, int]:
+    """The same size for all of them, just large enough for both sides."""
+    size = 1
+    for side in sides:
+        if all(any(a == axis for m in members for axis, _ in m) for a in side.free):
+            need = -(-side.features // side.fixed)
+            count = max(1, len(side.free))
+            while size**count < need and side.free:
+                size = max(size + 1, math.floor(need ** (1 / count)))
+    return {axis: size for found in members for axis, _ in found}
 
 
 def common_sizes(sides: tuple[Side, Side]) -> list[dict[Axis, int]]:

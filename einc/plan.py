@@ -9,7 +9,7 @@ where x is in it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import cached_property
@@ -66,9 +66,9 @@ class Contraction:
 
     @cached_property
     def key(self) -> Key:
-        """Equal for equal products, in whatever term they stand."""
-        operands = sorted((self.left.key, self.right.key), key=repr)
-        return (*operands, tuple(sorted(_names(self.kept))))
+        """Equal for equal products, in whatever term and order they stand."""
+        leaves = [n.key for n in _postorder(self) if isinstance(n, Leaf)]
+        return product_key(leaves, self.kept)
 
     @property
     def holds_x(self) -> bool:
@@ -81,6 +81,11 @@ class Contraction:
 
 Node = Leaf | Contraction
 Key = tuple[Any, ...]
+
+
+def product_key(leaves: Iterable[Key], kept: Iterable[Axis]) -> Key:
+    """What a product of tensors is, whatever the order in which they were joined."""
+    return (tuple(sorted(leaves)), tuple(sorted(_names(kept))))
 
 
 def _names(axes: Iterable[Axis]) -> tuple[str, ...]:
@@ -114,19 +119,28 @@ class Plan:
     @cached_property
     def steps(self) -> tuple[tuple[TermPlan, Contraction], ...]:
         """What is computed, with its term: what two terms share stands once."""
-        first: dict[Key, tuple[TermPlan, Contraction]] = {}
-        for term in self.terms:
-            for step in term.steps:
-                first.setdefault(step.key, (term, step))
-        return tuple(first.values())
+        nodes = self._nodes
+        return tuple((t, n) for t, n in nodes if isinstance(n, Contraction))
 
     @cached_property
     def leaves(self) -> tuple[tuple[TermPlan, Leaf], ...]:
         """The tensors that are read, with their terms, each once."""
-        first: dict[Key, tuple[TermPlan, Leaf]] = {}
+        return tuple((t, n) for t, n in self._nodes if isinstance(n, Leaf))
+
+    @cached_property
+    def _nodes(self) -> tuple[tuple[TermPlan, Node], ...]:
+        first: dict[Key, tuple[TermPlan, Node]] = {}
+
+        def visit(term: TermPlan, node: Node) -> None:
+            if node.key in first:
+                return
+            if isinstance(node, Contraction):
+                visit(term, node.left)
+                visit(term, node.right)
+            first[node.key] = (term, node)
+
         for term in self.terms:
-            for leaf in term.leaves:
-                first.setdefault(leaf.key, (term, leaf))
+            visit(term, term.root)
         return tuple(first.values())
 
 
@@ -149,17 +163,19 @@ def verify(plan: Plan) -> None:
 
 def plan(binding: Binding, tokens: int, order: Order = "best") -> Plan:
     """The plan of `binding` for `tokens` tokens a call, every tensor trained."""
-    terms, names = [], _Names(binding.structure.terms)
+    terms: list[TermPlan] = []
+    names, known = _Names(binding.structure.terms), set[Key]()
     for term in binding.structure.terms:
         network = binding.network(term)
         costs = Costs.of(binding, network, tokens)
         if order == "best":
-            shape = best_tree(network, costs)
+            shape = best_tree(network, costs, known=known)
         elif order == "given":
             shape = _chain(range(1, len(network.tensors)))
         else:
             shape = _opt_einsum(network, costs, order)
         terms.append(term_plan(network, shape, names))
+        known.update(step.key for step in terms[-1].steps)
     result = Plan(order, tokens, tuple(terms))
     verify(result)
     return result
@@ -186,6 +202,8 @@ class Costs:
     active: tuple[int, ...]
     full: tuple[int, ...]
     tokens: int
+    known: Set[int] = frozenset()
+    """Sets of tensors whose product is there already."""
 
     @classmethod
     def of(cls, binding: Binding, network: Network, tokens: int) -> Costs:
@@ -206,14 +224,21 @@ class Costs:
 Shape = int | tuple[Any, Any]
 
 
-def best_tree(network: Network, costs: Costs, needs_grad: int | None = None) -> Shape:
+def best_tree(
+    network: Network,
+    costs: Costs,
+    needs_grad: int | None = None,
+    known: Set[Key] = frozenset(),
+) -> Shape:
     """The tree with the fewest multiply-adds of a training step, exactly.
 
     A contraction costs its product once, and once more for each operand that needs
     a gradient; `needs_grad` is the set of tensors that do (all, if None). Ties go
     to the tree that keeps the fewest elements for backward. With four factors or
-    fewer a tree that keeps less is taken even at up to 5% more multiply-adds.
+    fewer a tree that keeps less is taken even at up to 5% more multiply-adds. What
+    is in `known`, from the terms before, costs nothing.
     """
+    costs = replace(costs, known=_known_sets(network, known))
     grad = network.everything if needs_grad is None else needs_grad
     if len(network.tensors) <= MAX_LISTED_FACTORS + 1:
         listed = [
@@ -224,6 +249,32 @@ def best_tree(network: Network, costs: Costs, needs_grad: int | None = None) -> 
         good = [tree for tree in listed if tree.cost <= limit]
         return min(good, key=lambda t: (t.saved, t.cost, t.sets)).shape
     return _best_by_subsets(network, costs, grad)
+
+
+def _known_sets(network: Network, known: Set[Key]) -> frozenset[int]:
+    """The sets of tensors of a term whose product is in `known`."""
+    if not known:
+        return frozenset()
+    leaves = [_leaf(network, i).key for i in range(len(network.tensors))]
+    return frozenset(
+        subset
+        for subset in range(1, network.everything + 1)
+        if product_key(
+            (leaf for i, leaf in enumerate(leaves) if subset >> i & 1),
+            network.members(network.kept(subset)),
+        )
+        in known
+    )
+
+
+def _leaf(network: Network, tensor: int) -> Leaf:
+    """Tensor number `tensor` of a term, in its axes."""
+    operands = network.term.operands
+    axes = network.term.input if tensor == 0 else operands[tensor - 1].axes
+    private = network.members(network.private(tensor))
+    kept = tuple(a for a in axes if a not in private)
+    name = "x" if tensor == 0 else operands[tensor - 1].name
+    return Leaf(tensor, name, axes, kept)
 
 
 @dataclass(frozen=True)
@@ -257,10 +308,17 @@ def _judge(
     cost = saved = 0
     sets: list[int] = []
 
+    def tensors(shape: Shape) -> int:
+        if isinstance(shape, int):
+            return 1 << shape
+        return tensors(shape[0]) | tensors(shape[1])
+
     def visit(shape: Shape) -> int:
         nonlocal cost, saved
         if isinstance(shape, int):
             return 1 << shape
+        if costs.known and (whole := tensors(shape)) in costs.known:
+            return whole
         left, right = visit(shape[0]), visit(shape[1])
         joined = left | right
         weight = 1 + bool(left & grad) + bool(right & grad)
@@ -284,6 +342,9 @@ def _best_by_subsets(network: Network, costs: Costs, grad: int) -> Shape:
     for subset in range(1, count):
         if subset & (subset - 1) == 0:
             best[subset] = (0, 0)
+            continue
+        if subset in costs.known:
+            best[subset], split[subset] = (0, 0), subset & -subset
             continue
         holds_x = subset & X
         cache = touched_cost[holds_x]
@@ -458,12 +519,7 @@ def term_plan(
 
     def build(shape: Shape) -> tuple[Node, int]:
         if isinstance(shape, int):
-            operands = network.term.operands
-            axes = network.term.input if shape == 0 else operands[shape - 1].axes
-            private = network.members(network.private(shape))
-            kept = tuple(a for a in axes if a not in private)
-            name = "x" if shape == 0 else operands[shape - 1].name
-            return Leaf(shape, name, axes, kept), 1 << shape
+            return _leaf(network, shape), 1 << shape
         left, in_left = build(shape[0])
         right, in_right = build(shape[1])
         joined = in_left | in_right

@@ -11,19 +11,19 @@ are named. How sizes are chosen where they are free is in `choose`.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Literal
 
 from einc import errors, syntax
-from einc.choose import WORK, Best, Search, Side, common_sizes
+from einc.choose import WORK, Best, Search, Side, common_sizes, tied_sizes
 from einc.errors import Diagnostic, InternalError, UsageError, counted
 from einc.expressions import NoValue, Value, evaluate, shown, whole
 from einc.network import Network
 from einc.resolve import NEAREST
 from einc.source import Span
-from einc.structure import Axis, Role, Structure, Term
+from einc.structure import Axis, Operand, Role, Structure, Term
 
 MAX_SIZE = (1 << 31) - 1
 MAX_ELEMENTS = 1 << 40
@@ -110,29 +110,88 @@ class _Binder:
             self._lay_down(axis, targets)
         self.faults.stop_on_errors()
         top = self._top()
-        (term,) = structure.terms
-        network = Network(term, structure.routed)
-        sides = (
-            self._side(term, INPUT, targets),
-            self._side(term, OUTPUT, targets),
-        )
+        ties = self._ties()
         self.faults.stop_on_errors()
-        padded = self._choose(network, sides, top)
-        self._verify(term, padded)
+        padded = tuple(self._term(term, targets, top, ties) for term in structure.terms)
         self._limits()
         self.faults.stop_on_errors()
-        self._lint(network)
+        for term in structure.terms:
+            self._lint(Network(term, structure.routed))
         return Binding(
             structure,
             self.d_in,
             self.d_out,
             {axis.name: self.sizes[axis.name] for axis in structure.axes},
-            (padded,),
+            padded,
             top,
             self.faults.warnings,
         )
 
+    def _term(
+        self,
+        term: Term,
+        targets: Mapping[str, float],
+        top: int | None,
+        ties: Sequence[Set[str]],
+    ) -> tuple[int, int]:
+        """Chooses the sizes of a term that no term before it has chosen."""
+        sides = (
+            self._side(term, INPUT, targets),
+            self._side(term, OUTPUT, targets),
+        )
+        self.faults.stop_on_errors()
+        network = Network(term, self.structure.routed)
+        padded = self._choose(network, sides, top, ties)
+        for tie in ties:
+            self.sizes.update(
+                (name, self.sizes[known])
+                for known in sorted(tie & self.sizes.keys())[:1]
+                for name in tie
+            )
+        self._verify(term, padded)
+        return padded
+
     # What the statements say
+
+    def _ties(self) -> list[set[str]]:
+        """Sets of indices that have one size, since a factor stands twice.
+
+        A size that is laid down already holds for its whole set.
+        """
+        pairs: list[set[str]] = []
+        for name in self.structure.tied:
+            uses = [
+                (term, operand)
+                for term in self.structure.terms
+                for operand in term.operands
+                if operand.name == name
+            ]
+            first = uses[0][1]
+            for term, other in uses[1:]:
+                both = zip(first.axes, other.axes, strict=True)
+                pairs += [{here.name, there.name} for here, there in both]
+                self._tied(name, first, term, other)
+        ties = _joined(pairs)
+        for tie in ties:
+            known = {self.sizes[n] for n in tie if n in self.sizes}
+            self.sizes.update((n, size) for n in tie for size in known)
+        return [tie for tie in ties if len(tie) > 1]
+
+    def _tied(self, name: str, first: Operand, term: Term, other: Operand) -> None:
+        """A fault where two uses of a factor are given different sizes."""
+        for here, there in zip(other.axes, first.axes, strict=True):
+            size, before = self.sizes.get(here.name), self.sizes.get(there.name)
+            if size is not None and before is not None and size != before:
+                refs = [r for r in term.equation.right if r.tensor.text == name]
+                self.faults.add(
+                    errors.TIED_SIZES,
+                    refs[-1].span,
+                    name=name,
+                    here=here.name,
+                    size=size,
+                    there=there.name,
+                    other=before,
+                )
 
     def _lay_down(self, axis: Axis, targets: dict[str, float]) -> None:
         size, name = axis.size, axis.name
@@ -211,8 +270,11 @@ class _Binder:
         count = (self.d_in, self.d_out)[side]
         free = tuple(a for a in axes if a.name not in self.sizes)
         fixed = math.prod(self.sizes[a.name] for a in axes if a.name in self.sizes)
-        least = -(-count // fixed) * fixed
-        if least > EXACT_PADDING * count or (not free and fixed < count):
+        stated = math.prod(self.sizes[a.name] for a in axes if a.size.kind == "exact")
+        least = -(-count // stated) * stated
+        closed = not free and fixed < count
+        if least > EXACT_PADDING * count or closed:
+            fixed = fixed if closed else stated
             below = [] if not free else [count // fixed * fixed]
             nearest = [str(n) for n in (*below, least if free else fixed) if n]
             self.faults.add(
@@ -230,12 +292,15 @@ class _Binder:
     # Choosing
 
     def _choose(
-        self, network: Network, sides: tuple[Side, Side], top: int | None
+        self,
+        network: Network,
+        sides: tuple[Side, Side],
+        top: int | None,
+        ties: Sequence[Set[str]],
     ) -> tuple[int, int]:
-        search = Search(network, sides, dict(self.sizes), top)
-        best = search.run()
+        best = Search(network, sides, dict(self.sizes), top, ties).run()
         if best is None:
-            return self._common(network, sides, top)
+            return self._common(network, sides, top, ties)
         self.sizes.update(best.sizes)
         for which, side in zip((INPUT, OUTPUT), sides, strict=True):
             self._warn_exact(network.term, side, which, best.levels[which])
@@ -258,15 +323,21 @@ class _Binder:
         )
 
     def _common(
-        self, network: Network, sides: tuple[Side, Side], top: int | None
+        self,
+        network: Network,
+        sides: tuple[Side, Side],
+        top: int | None,
+        ties: Sequence[Set[str]],
     ) -> tuple[int, int]:
-        """No near sizes for the indices of both sides: each side is padded to them."""
-        options = common_sizes(sides)
+        """No near sizes that agree where they must: each side is padded to them."""
+        both = [{a.name} for a in sides[0].free if a.role is Role.BOTH]
+        ties = _joined([*ties, *both]) if ties else []
+        options = tied_sizes(sides, ties) if ties else common_sizes(sides)
         best: Best | None = None
         for option in options:
             sizes = self.sizes | {a.name: s for a, s in option.items()}
             fixed = sides[0].fix(option), sides[1].fix(option)
-            found = Search(network, fixed, sizes, top, WORK // len(options)).run()
+            found = Search(network, fixed, sizes, top, (), WORK // len(options)).run()
             if found is None:
                 raise InternalError("fixed common sizes always have a multiple")
             found = Best(found.key, found.levels, sizes | found.sizes)
@@ -275,6 +346,9 @@ class _Binder:
         if best is None:
             raise InternalError("no common sizes to try")
         self.sizes.update(best.sizes)
+        if ties:
+            self._warn_tied(network.term, sides, best.levels)
+            return best.levels
         shared = next(a for a in sides[0].free if a.role is Role.BOTH)
         target = sides[0].targets[sides[0].free.index(shared)]
         for which, side in zip((INPUT, OUTPUT), sides, strict=True):
@@ -289,6 +363,19 @@ class _Binder:
                     target=max(1, round(math.exp(target))),
                 )
         return best.levels
+
+    def _warn_tied(
+        self, term: Term, sides: tuple[Side, Side], levels: tuple[int, int]
+    ) -> None:
+        for which, side in zip((INPUT, OUTPUT), sides, strict=True):
+            if levels[which] != side.features:
+                self.faults.add(
+                    errors.PADDED_TIED,
+                    _side_span(term, which),
+                    tensor=f"`{_side_text(term, which)}`",
+                    features=side.features,
+                    padded=levels[which],
+                )
 
     # After choosing
 
@@ -343,6 +430,15 @@ class _Binder:
                     left=left.name,
                     right=right.name,
                 )
+
+
+def _joined(sets: Sequence[Set[str]]) -> list[set[str]]:
+    """The sets, those that share a member made one."""
+    found: list[set[str]] = []
+    for one in sets:
+        apart = [other for other in found if not other & one]
+        found = [*apart, set(one).union(*(o for o in found if o & one))]
+    return found
 
 
 def _ideal(

@@ -46,10 +46,11 @@ class Size:
 
 @dataclass(frozen=True)
 class Axis:
-    """An index of a term. Within a structure a name has one size."""
+    """An index of a term. Within a structure it is known by its name and has one
+    size; its role is that in its term."""
 
     name: str
-    role: Role
+    role: Role = field(compare=False)
     size: Size = field(compare=False, repr=False)
 
     @property

@@ -50,7 +50,9 @@ def rank(binding: Binding) -> Rank:
         if padded == whole and _reaches_its_cut(term, network, sizes):
             least = max(least, cut)
     bound = min(most, *whole)
-    if least == bound and not structure.tied:
+    # Terms without a factor are not generic: two of them may cancel.
+    fixed = [term for term in structure.terms if not term.operands]
+    if least == bound and not structure.tied and len(fixed) <= 1:
         return Rank(bound, bound, "proved")
     return Rank(bound, None, "bound only")
 
@@ -63,7 +65,10 @@ def rank_formula(structure: Structure) -> str:
     if len(structure.terms) == 1:
         (term,) = structure.terms
         return str(_least(_cut_values(structure, term, features)))
-    terms = [_least(_cut_values(structure, t, features)) for t in structure.terms]
+    values = [_cut_values(structure, term, features) for term in structure.terms]
+    if features in values:
+        return str(_least(features))
+    terms = [_least(found) for found in values]
     return str(_least([*features, sympy.Add(*terms, evaluate=False)]))
 
 

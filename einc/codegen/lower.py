@@ -282,7 +282,7 @@ class _Lowering:
     def _regroup(self, tensor: Tensor, groups: Groups) -> Tensor:
         """The same tensor in another layout: reshape, permute, reshape, as needed."""
         wanted = tuple(dim for group in groups for dim in group)
-        if sorted(map(str, wanted)) != sorted(map(str, tensor.dims)):
+        if Counter(wanted) != Counter(tensor.dims):
             raise InternalError(f"a layout of {wanted} from {tensor.dims}")
         if groups == tensor.groups:
             return tensor
