@@ -270,7 +270,7 @@ class _Binder:
         count = (self.d_in, self.d_out)[side]
         free = tuple(a for a in axes if a.name not in self.sizes)
         fixed = math.prod(self.sizes[a.name] for a in axes if a.name in self.sizes)
-        stated = math.prod(self.sizes[a.name] for a in axes if a.size.kind == "exact")
+        stated = self._stated(axes)
         least = -(-count // stated) * stated
         closed = not free and fixed < count
         if least > EXACT_PADDING * count or closed:
@@ -288,6 +288,10 @@ class _Binder:
         limit = max(1.005 * count, count + 8)
         ideal = _ideal(axes, free, math.log(count / fixed), targets)
         return Side(count, fixed, free, ideal, limit)
+
+    def _stated(self, axes: Sequence[Axis]) -> int:
+        """The product of the sizes of a side that are exact as written."""
+        return math.prod(self.sizes[a.name] for a in axes if a.size.kind == "exact")
 
     # Choosing
 
@@ -309,9 +313,10 @@ class _Binder:
     def _warn_exact(
         self, term: Term, side: Side, which: Literal[0, 1], padded: int
     ) -> None:
-        if side.features % side.fixed == 0:
+        stated = self._stated(term.sides[which])
+        if side.features % stated == 0:
             return
-        below, above = side.features // side.fixed * side.fixed, padded
+        below, above = side.features // stated * stated, padded
         nearest = f"{below} or {above}" if below and side.free else str(above)
         self.faults.add(
             errors.PADDED_EXACT,

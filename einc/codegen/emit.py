@@ -8,6 +8,7 @@ quotes; names are identifiers by the grammar.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from fractions import Fraction
 from typing import assert_never
 
@@ -180,30 +181,38 @@ def _contract(out: Writer, module: Module) -> None:
 
 
 def _assign(out: Writer, assign: Assign) -> None:
+    """One line; where it is too long, what it is made of on lines before it."""
     if assign.comment:
         out.comment(assign.comment)
-    head, arguments, tail = _call(assign.value)
-    line = f"{assign.target} = {head}{', '.join(arguments)}{tail}"
+    target, value = assign.target, assign.value
+    line = f"{target} = {_value(value)}"
     layout = f"  # {assign.layout}" * bool(assign.layout)
-    if len(out.indent) + len(line + layout) <= WIDTH:
+    room = WIDTH - len(out.indent)
+    if len(line + layout) <= room:
         out.line(line + layout)
         return
-    if layout:
-        out.comment(f"{assign.target}: {assign.layout}")
-    if len(out.indent) + len(line) <= WIDTH:
-        out.line(line)
-        return
-    if isinstance(assign.value, Product) and assign.value.kind != "bmm":
-        out.call(f"{assign.target} = (", [line.removeprefix(f"{assign.target} = ")])
-    else:
-        out.call(f"{assign.target} = {head}", arguments, tail)
+    match value:
+        case Product():
+            left = _hoisted(out, "v", value.left)
+            right = _hoisted(out, "w", value.right)
+            value = Product(value.kind, left, right)
+        case Reshape() | Permute() | Sum() | Cut() | Pad():
+            if not isinstance(value.value, Local):
+                _assign(out, Assign(target, value.value))
+                value = replace(value, value=Local(target))
+    line = f"{target} = {_value(value)}"
+    if len(line + layout) > room and layout:
+        out.comment(f"{target}: {assign.layout}")
+        layout = ""
+    out.line(line + layout)
 
 
-def _call(value: Value) -> tuple[str, list[str], str]:
-    """The outermost call of a value as head, arguments and tail."""
-    if isinstance(value, Product) and value.kind == "bmm":
-        return "torch.bmm(", [_value(value.left), _value(value.right)], ")"
-    return _value(value), [], ""
+def _hoisted(out: Writer, name: str, value: Value) -> Value:
+    """An operand as a local of its own, unless it is a name already."""
+    if isinstance(value, Local | Attribute):
+        return value
+    _assign(out, Assign(name, value))
+    return Local(name)
 
 
 def _value(value: Value) -> str:
