@@ -123,12 +123,15 @@ def read(path: str) -> Source:
     if path in library.NAMES:
         return library.source(path)
     try:
-        data = sys.stdin.buffer.read() if path == "-" else Path(path).read_bytes()
+        # One byte past the limit is enough for the parser to refuse the rest.
+        with sys.stdin.buffer if path == "-" else open(path, "rb") as file:
+            data = file.read(parser.MAX_BYTES + 1)
     except (OSError, ValueError) as error:
         raise UsageError(_cannot_read(path, error)) from None
     name = "<stdin>" if path == "-" else path
+    too_long = len(data) > parser.MAX_BYTES
     try:
-        return Source.of(name, data.decode("utf-8"))
+        return Source.of(name, data.decode("utf-8", "replace" if too_long else "strict"))
     except UnicodeDecodeError as error:
         shown = Source(name, data[: error.start].decode("utf-8", "replace") + "\ufffd")
         faults = Diagnostics(shown)
