@@ -28,6 +28,7 @@ from einc.source import Source, Span
 from einc.structure import Structure
 from einc.syntax import Definition, Spec
 
+STDIN = "<stdin>"
 DEFAULT_TOKENS = 4096
 MAX_TOKENS = (1 << 31) - 1
 
@@ -55,6 +56,8 @@ def compile_definition(
 def bind(structure: Structure, d_in: int | None, d_out: int | None) -> Binding | None:
     """Integers for the sizes, or None where the features are left open."""
     features = sizes.features(structure, d_in, d_out)
+    if features is None and d_out is not None:
+        raise UsageError("output features alone say too little: give --in too")
     return None if features is None else sizes.bind(structure, *features)
 
 
@@ -122,11 +125,14 @@ def read(path: str) -> Source:
     """The text behind a library name, a path or `-`."""
     if path in library.NAMES:
         return library.source(path)
+    name = STDIN if path == "-" else path
     try:
-        data = sys.stdin.buffer.read() if path == "-" else Path(path).read_bytes()
+        if name == STDIN:
+            data = sys.stdin.buffer.read()
+        else:
+            data = Path(path).read_bytes()
     except (OSError, ValueError) as error:
         raise UsageError(_cannot_read(path, error)) from None
-    name = "<stdin>" if path == "-" else path
     try:
         return Source.of(name, data.decode("utf-8"))
     except UnicodeDecodeError as error:
@@ -180,11 +186,13 @@ def _routed(
     """The definition with a `route` statement, as if it had been written."""
     from einc.syntax import unparse
 
-    index, colon, top = route.partition(":")
-    if not colon or not index.strip() or not top.strip():
+    text = f"route {route.replace(':', ' top ', 1)}"
+    try:
+        statements = parser.parse_body(Source.of("--route", text), "route").statements
+    except SpecError:
+        statements = ()
+    if len(statements) != 1:
         raise UsageError(f"a route is INDEX:TOP, such as `r:2`, not `{route}`")
-    text = f"route {index} top {top}"
-    statement = parser.parse_body(Source.of("--route", text), "route").statements
-    with_route = replace(definition, statements=definition.statements + statement)
+    with_route = replace(definition, statements=definition.statements + statements)
     printed = Source.of(f"{source.name} (routed)", unparse(with_route))
     return printed, parser.parse(printed).definitions[0]

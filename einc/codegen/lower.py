@@ -14,6 +14,8 @@ import enum
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import groupby
+from typing import Literal
 
 from einc import syntax
 from einc.analysis.counts import step_macs
@@ -47,14 +49,16 @@ class Tokens(enum.Enum):
 
 TOKENS = Tokens.TOKENS
 Dim = Axis | Tokens
+Groups = tuple[tuple[Dim, ...], ...]
+"""A layout: each dimension is a group of axes, slowest first."""
 
 
 @dataclass(frozen=True)
 class Tensor:
-    """A value and its layout: each dimension is a group of axes, slowest first."""
+    """A value and its layout."""
 
     value: Value
-    groups: tuple[tuple[Dim, ...], ...]
+    groups: Groups
 
     @property
     def dims(self) -> tuple[Dim, ...]:
@@ -149,9 +153,11 @@ class _Lowering:
         private = self._big(leaf.private)
         if not private:
             return tensor
-        tensor = self._regroup(tensor, tuple((d,) for d in tensor.dims))
-        dims = tuple(i for i, d in enumerate(tensor.dims) if d in private)
-        rest = tuple(g for g in tensor.groups if g[0] not in private)
+        runs = groupby(tensor.dims, lambda d: d if d is TOKENS else d in private)
+        groups = tuple(tuple(run) for _, run in runs)
+        tensor = self._regroup(tensor, groups)
+        dims = tuple(i for i, group in enumerate(groups) if group[0] in private)
+        rest = tuple(group for group in groups if group[0] not in private)
         return Tensor(Sum(tensor.value, dims), rest)
 
     # Contractions
@@ -176,7 +182,7 @@ class _Lowering:
         b = self._regroup(right, (*prefix, summed, columns))
         kind = "bmm" if batch else "matmul"
         groups = (*prefix, rows, columns)
-        return self._assign(node, kind, a, b, groups, comment, left)
+        return self._product(node, kind, a, b, groups, comment)
 
     def _elementwise(
         self, node: Contraction, left: Tensor, right: Tensor, comment: str
@@ -185,25 +191,27 @@ class _Lowering:
         a = self._regroup(left, _broadcast(dims, left.dims))
         b = self._regroup(right, _broadcast(dims, right.dims))
         groups = tuple((d,) for d in dims)
-        return self._assign(node, "multiply", a, b, groups, comment, left)
+        return self._product(node, "multiply", a, b, groups, comment)
 
-    def _assign(
+    def _product(
         self,
         node: Contraction,
-        kind: str,
+        kind: Literal["matmul", "bmm", "multiply"],
         a: Tensor,
         b: Tensor,
-        groups: tuple[tuple[Dim, ...], ...],
+        groups: Groups,
         comment: str,
-        before: Tensor,
     ) -> Tensor:
-        first = a.value
-        if not isinstance(first, Local | Attribute) and isinstance(
-            root := _root(before.value), Local
-        ):
-            self.body.append(Assign(root.name, first, _layout(a.groups), comment))
-            first, comment = Local(root.name), ""
-        product = Product(kind, first, b.value)  # type: ignore[arg-type]
+        """`node = a * b`, after a line for each of the two that is not as it was."""
+        named: list[Value] = []
+        for tensor in (a, b):
+            root = _root(tensor.value)
+            if tensor.value != root:
+                layout = _layout(tensor.groups)
+                self.body.append(Assign(root.name, tensor.value, layout, comment))
+                root, comment = Local(root.name), ""
+            named.append(root)
+        product = Product(kind, *named)
         self.body.append(Assign(node.name, product, _layout(groups), comment))
         return Tensor(Local(node.name), groups)
 
@@ -232,7 +240,7 @@ class _Lowering:
             return -1
         return math.prod(self.binding.size(d) for d in group if d is not TOKENS)
 
-    def _regroup(self, tensor: Tensor, groups: tuple[tuple[Dim, ...], ...]) -> Tensor:
+    def _regroup(self, tensor: Tensor, groups: Groups) -> Tensor:
         """The same tensor in another layout: reshape, permute, reshape, as needed."""
         wanted = tuple(dim for group in groups for dim in group)
         if sorted(map(str, wanted)) != sorted(map(str, tensor.dims)):
@@ -240,29 +248,45 @@ class _Lowering:
         if groups == tensor.groups:
             return tensor
         if wanted != tensor.dims:
-            single = tuple((dim,) for dim in tensor.dims)
-            flat = self._reshape(tensor, single)
-            order = tuple(tensor.dims.index(dim) for dim in wanted)
-            tensor = Tensor(Permute(flat.value, order), tuple((dim,) for dim in wanted))
+            pieces = _pieces(tensor.groups, groups)
+            ordered = sorted(pieces, key=lambda piece: wanted.index(piece[0]))
+            flat = self._reshape(tensor, pieces)
+            order = tuple(pieces.index(piece) for piece in ordered)
+            tensor = Tensor(Permute(flat.value, order), tuple(ordered))
         return self._reshape(tensor, groups)
 
-    def _reshape(self, tensor: Tensor, groups: tuple[tuple[Dim, ...], ...]) -> Tensor:
+    def _reshape(self, tensor: Tensor, groups: Groups) -> Tensor:
         if groups == tensor.groups:
             return tensor
         shape = tuple(self._extent(group) for group in groups)
         return Tensor(Reshape(tensor.value, shape), groups)
 
 
-def _broadcast(
-    dims: tuple[Dim, ...], own: tuple[Dim, ...]
-) -> tuple[tuple[Dim, ...], ...]:
+def _broadcast(dims: tuple[Dim, ...], own: tuple[Dim, ...]) -> Groups:
     """The layout of a tensor with dims `own` against `dims`: size 1 elsewhere."""
     groups = tuple((d,) if d in own else () for d in dims)
     return groups
 
 
-def _root(value: Value) -> Value:
-    while not isinstance(value, Local | Attribute | Product):
+def _pieces(groups: Groups, wanted: Groups) -> Groups:
+    """The groups, cut where what follows in them does not follow in `wanted`."""
+    place = {d: (g, i) for g, group in enumerate(wanted) for i, d in enumerate(group)}
+    pieces: list[tuple[Dim, ...]] = []
+    for group in groups:
+        for i, dim in enumerate(group):
+            number, position = place[dim]
+            if i and place[group[i - 1]] == (number, position - 1):
+                pieces[-1] += (dim,)
+            else:
+                pieces.append((dim,))
+    return tuple(pieces)
+
+
+def _root(value: Value) -> Local | Attribute:
+    """What a chain of views starts from."""
+    while not isinstance(value, Local | Attribute):
+        if isinstance(value, Product):
+            raise InternalError("a product without a name")
         value = value.value
     return value
 
@@ -271,7 +295,7 @@ def _names(axes: Iterable[Axis]) -> str:
     return ", ".join(a.name for a in axes)
 
 
-def _layout(groups: tuple[tuple[Dim, ...], ...]) -> str:
+def _layout(groups: Groups) -> str:
     """A layout for a comment: dimensions by comma, axes within one by `*`."""
     names = [
         "*".join(d.value if isinstance(d, Tokens) else d.name for d in group) or "1"
