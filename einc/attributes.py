@@ -24,11 +24,11 @@ _MODULE = frozenset(
     """.split()
 )
 
-# What the generated modules define, or keep free for those that come.
+# What the generated modules define or use, or keep free for those that come.
 _GENERATED = frozenset(
     """
     weight bias in_features out_features reset_parameters to_dense lr_multipliers
-    contract normalized router auxiliary_loss device dtype
+    LR_MULTIPLIERS contract normalized router auxiliary_loss device dtype self torch nn
     """.split()
 )
 

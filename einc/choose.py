@@ -26,8 +26,9 @@ from einc.structure import Axis
 
 NEAR = 0.35
 """How far |log size - log target| may be, on average over the free indices."""
-NEAR_UNPADDED = 0.5
-"""The same where nothing is padded: features that factor well are left alone."""
+NEAR_UNPADDED = 0.6
+"""The same where nothing is padded: features that factor well are left alone, and
+powers of two are wherever two sizes on a side may be rounded either way."""
 SLACK = 0.95
 """The share of the ideal rank that is enough to stop padding."""
 WORK = 6_000_000
@@ -36,7 +37,7 @@ WORK = 6_000_000
 _LEVELS = 256
 _PRODUCTS = 10_000
 _STEP = 0.05
-_FACTORISATION = 16
+_FACTORISATION = 24
 """Work in one beginning of a factorisation that is looked at."""
 _PAIR = 60
 """Work in a pair of candidates, besides its cuts and steps."""
@@ -337,43 +338,49 @@ def common_sizes(sides: tuple[Side, Side]) -> list[dict[Axis, int]]:
     Each side is then padded to a multiple of their product; so what is tried first
     are the products that pad the least, and their factorisations near the targets.
     """
-    targets = dict(zip(sides[0].free, sides[0].targets, strict=True))
     both = [a for a in sides[0].free if a in sides[1].free]
-    wanted = tuple(targets[a] for a in both)
+    asked = dict(zip(sides[0].free, sides[0].targets, strict=True))
+    total = sum(asked[a] for a in both)
+    products, wanted = _common_products(sides, len(both), math.exp(total))
+    # What cannot be had together is shared.
+    excess = (math.log(wanted) - total) / len(both)
+    targets = tuple(max(0.0, asked[a] + excess) for a in both)
+    choices: list[Choice] = []
     near: list[Choice] = []
-    nearest: Choice | None = None
-    for product in _common_products(sides, len(both), sum(wanted)):
-        choice = factorisations(product, wanted).nearest[0]
-        if choice.distance <= NEAR * len(both):
-            near.append(choice)
-        if nearest is None or choice.distance < nearest.distance:
-            nearest = choice
-        if len(near) == CANDIDATES:
+    work = WORK // 4
+    for product in products:
+        found = factorisations(product, targets)
+        choices.append(found.nearest[0])
+        if choices[-1].distance <= NEAR * len(both):
+            near.append(choices[-1])
+        work -= _FACTORISATION * found.work
+        if len(near) == CANDIDATES or work < 0:
             break
-    return [
-        dict(zip(both, choice.sizes, strict=True))
-        for choice in near or [nearest]
-        if choice is not None
-    ]
+    near = near or [min(choices, key=lambda c: c.distance)]
+    return [dict(zip(both, c.sizes, strict=True)) for c in near]
 
 
-def _common_products(sides: tuple[Side, Side], count: int, target: float) -> list[int]:
-    """Products of the `count` common sizes near `target`, the least padding first."""
+def _common_products(
+    sides: tuple[Side, Side], count: int, asked: float
+) -> tuple[list[int], float]:
+    """Products of the `count` common sizes, the least padding first, and what is
+    possible of what was asked of them."""
+    needs = [side.least // side.fixed for side in sides]
     # A side with no other index must be covered by them alone.
-    closed = [len(side.free) == count for side in sides]
-    needs = [-(-side.features // side.fixed) for side in sides]
-    least = max((n for n, alone in zip(needs, closed, strict=True) if alone), default=1)
-    most = max(least, min(needs)) if least == 1 else 2 * least
-    wanted = min(max(math.exp(target), least), most)
+    alone = [need for need, s in zip(needs, sides, strict=True) if len(s.free) == count]
+    least, most = (max(alone), max(needs)) if alone else (1, min(needs))
+    wanted = min(max(asked, least), most)
     spread = math.exp(NEAR * count)
     low = max(least, math.ceil(wanted / spread), round(wanted) - _PRODUCTS)
+    most += max(8, most // 200) if alone else 0
     high = min(most, math.floor(wanted * spread), round(wanted) + _PRODUCTS)
 
     def padding(product: int) -> float:
         return sum(-(-need // product) * product / need for need in needs)
 
     products = range(low, max(low, high) + 1)
-    return sorted(products, key=lambda p: (padding(p), abs(p - wanted)))[:_PRODUCTS]
+    order = sorted(products, key=lambda p: (padding(p), abs(p - wanted)))
+    return order[:_PRODUCTS], wanted
 
 
 def _sums(groups: Sequence[Iterable[int]], logs: Sequence[float]) -> list[float]:

@@ -12,7 +12,6 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from fractions import Fraction
-from pathlib import Path
 
 from einc import library, parser, plan, sizes
 from einc.analysis.profile import Profile, profile
@@ -28,6 +27,7 @@ from einc.source import Source, Span
 from einc.structure import Structure
 from einc.syntax import Definition, Spec
 
+STDIN = "<stdin>"
 DEFAULT_TOKENS = 4096
 MAX_TOKENS = (1 << 31) - 1
 
@@ -55,6 +55,8 @@ def compile_definition(
 def bind(structure: Structure, d_in: int | None, d_out: int | None) -> Binding | None:
     """Integers for the sizes, or None where the features are left open."""
     features = sizes.features(structure, d_in, d_out)
+    if features is None and d_out is not None:
+        raise UsageError("output features alone say too little: give --in too")
     return None if features is None else sizes.bind(structure, *features)
 
 
@@ -122,16 +124,16 @@ def read(path: str) -> Source:
     """The text behind a library name, a path or `-`."""
     if path in library.NAMES:
         return library.source(path)
+    name = STDIN if path == "-" else path
     try:
         # One byte past the limit is enough for the parser to refuse the rest.
-        with sys.stdin.buffer if path == "-" else open(path, "rb") as file:
+        with sys.stdin.buffer if name == STDIN else open(path, "rb") as file:
             data = file.read(parser.MAX_BYTES + 1)
     except (OSError, ValueError) as error:
         raise UsageError(_cannot_read(path, error)) from None
-    name = "<stdin>" if path == "-" else path
-    too_long = len(data) > parser.MAX_BYTES
+    errors = "replace" if len(data) > parser.MAX_BYTES else "strict"
     try:
-        return Source.of(name, data.decode("utf-8", "replace" if too_long else "strict"))
+        return Source.of(name, data.decode("utf-8", errors))
     except UnicodeDecodeError as error:
         shown = Source(name, data[: error.start].decode("utf-8", "replace") + "\ufffd")
         faults = Diagnostics(shown)
@@ -183,11 +185,13 @@ def _routed(
     """The definition with a `route` statement, as if it had been written."""
     from einc.syntax import unparse
 
-    index, colon, top = route.partition(":")
-    if not colon or not index.strip() or not top.strip():
+    text = f"route {route.replace(':', ' top ', 1)}"
+    try:
+        statements = parser.parse_body(Source.of("--route", text), "route").statements
+    except SpecError:
+        statements = ()
+    if len(statements) != 1:
         raise UsageError(f"a route is INDEX:TOP, such as `r:2`, not `{route}`")
-    text = f"route {index} top {top}"
-    statement = parser.parse_body(Source.of("--route", text), "route").statements
-    with_route = replace(definition, statements=definition.statements + statement)
+    with_route = replace(definition, statements=definition.statements + statements)
     printed = Source.of(f"{source.name} (routed)", unparse(with_route))
     return printed, parser.parse(printed).definitions[0]

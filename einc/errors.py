@@ -138,7 +138,9 @@ DOES_NOT_FIT = Fault(
 )
 TOO_LARGE = Fault("E211", "`{expr}` is too large: {limit}")
 NOT_RATIONAL = Fault(
-    "E212", "the exponent `{expr}` is not a rational number", "write a fraction"
+    "E212",
+    "the exponent `{expr}` is not a rational constant",
+    "exponents are made of numbers and constant parameters",
 )
 UNDEFINED = Fault("E213", "`{expr}` has no value: {reason}")
 CONTRADICTION = Fault(

@@ -1,7 +1,7 @@
 """What a size expression is worth, and how it grows.
 
 In: an expression of the syntax tree and the values of its names. Out: a number
-(`evaluate`), exact wherever it is rational, or its leading power of d along
+(`evaluate`), exact as long as all parts are rational, or its leading power of d along
 d_in = d_out = d (`growth`). Both are our own arithmetic: spec text is never
 evaluated as Python. What has no value raises `NoValue`, which names the fault.
 """
@@ -132,21 +132,21 @@ def _bounded(expr: Expr, value: Value) -> Value:
         if value.denominator.bit_length() > 4 * MAX_BITS:
             raise NoValue(TOO_LARGE, expr, limit="its denominator has too many digits")
     if not -(1 << MAX_BITS) < value < 1 << MAX_BITS:
-        raise NoValue(TOO_LARGE, expr, limit=f"past {MAX_BITS} bits")
+        raise NoValue(TOO_LARGE, expr, limit=f"numbers have up to {MAX_BITS} bits")
     return value
 
 
 def _power(expr: Expr, base: Value, exponent: Fraction) -> Value:
-    """`base ** exponent`: exact where rational, bounded before it is computed."""
+    """`base ** exponent`: exact where it is rational, bounded before it is computed."""
     if base == 0 and exponent < 0:
         raise NoValue(UNDEFINED, expr, reason="it divides by zero")
     if base < 0 and exponent.denominator != 1:
         raise NoValue(UNDEFINED, expr, reason="a root of a negative number")
     if base in (0, 1) or exponent == 0:
-        return Fraction(1) if exponent == 0 else Fraction(base)
+        return Fraction(1) if exponent == 0 else base
     bits = abs(_log2(-base if base < 0 else base) * exponent)
-    if bits > MAX_BITS:
-        raise NoValue(TOO_LARGE, expr, limit=f"no power past {MAX_BITS} bits")
+    if bits >= MAX_BITS:
+        raise NoValue(TOO_LARGE, expr, limit=f"powers have up to {MAX_BITS} bits")
     if isinstance(base, Fraction):
         # In lowest terms the power is rational only if the root is. One near 1 may
         # have more digits than its size says; an integer has not.

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import groupby
 
 from einc.structure import Axis, Term
 
@@ -119,9 +120,13 @@ class Network:
                 break
             subset = (subset - 1) & operands
         smallest: list[int] = []
-        for cut in sorted(found, key=lambda c: (c.bit_count(), c)):
-            if not any(cut & other == other for other in smallest):
-                smallest.append(cut)
+        ordered = sorted(found, key=lambda c: (c.bit_count(), c))
+        for _, cuts in groupby(ordered, key=int.bit_count):
+            # None contains another of as many axes.
+            fewer = tuple(smallest)
+            for cut in cuts:
+                if not any(cut & other == other for other in fewer):
+                    smallest.append(cut)
         return tuple(smallest)
 
 

@@ -143,6 +143,7 @@ _EXPECTED: tuple[tuple[frozenset[str], str], ...] = (
     (frozenset(["NAME", "ROUTE", "NORMALIZE"]), "a statement"),
     (frozenset(["PLUS", "MINUS", "STAR", "SLASH"]), "an operator"),
 )
+_FUNCTIONS = ("MIN", "MAX", "SQRT")
 _TERMINALS = {
     "NAME": "a name",
     "NUMBER": "a number",
@@ -228,6 +229,8 @@ class _Mistake:
         """Whether a keyword stands where the user may have meant a name."""
         if self.token not in syntax.RESERVED or "NAME" not in self.accepts:
             return False
+        if self.before[-1] == "CIRCUMFLEX" and self.token.type in _FUNCTIONS:
+            return False
         begins_statement = {"ROUTE", "NORMALIZE"} <= self.accepts
         return not begins_statement or self.token.type not in ("TOP", "STRUCTURE")
 
@@ -236,6 +239,10 @@ class _Mistake:
         """How to say what was probably meant, where that is known."""
         in_expression = "CIRCUMFLEX" in self.accepts
         match self.before[-1], self.token.type:
+            case "CIRCUMFLEX", "MINUS":
+                return "there is no unary minus: write `^(0 - a)`"
+            case "CIRCUMFLEX", "MIN" | "MAX" | "SQRT":
+                return "put the exponent in parentheses"
             case _, "MINUS" if "NUMBER" in self.accepts:
                 return "there is no unary minus: write `0 - a`"
             case "RSQB", "PLUS" | "MINUS":

@@ -511,9 +511,7 @@ class _Names:
         return next(name for name in numbered if name not in used)
 
 
-def term_plan(
-    network: Network, shape: Shape, names: _Names | None = None
-) -> TermPlan:
+def term_plan(network: Network, shape: Shape, names: _Names | None = None) -> TermPlan:
     """Dresses a tree of tensor numbers in axes and names."""
     names = names or _Names([network.term])
 

@@ -18,24 +18,29 @@ from einc import taxonomy
 from einc.analysis.exponents import Exponents
 from einc.analysis.profile import Figures, Profile, StepReport, number
 from einc.plan import Plan
+from einc.structure import Structure
 
 
 def profile(report: Profile) -> RenderableType:
     """What is it, what does it cost, what can it express, in which order."""
-    parts: list[RenderableType] = [_what(report), Text()]
-    if report.figures is not None:
-        parts += [_costs(report, report.figures)]
-    else:
-        parts += [_formulas(report), Text()]
-    parts += [_expresses(report), Text(), _order(report)]
-    return Group(*parts)
+    figures = report.figures
+    costs = _formulas(report) if figures is None else _costs(report, figures)
+    parts = (_what(report), costs, _expresses(report), _order(report))
+    spaced: list[RenderableType] = [parts[0]]
+    for part in parts[1:]:
+        spaced += [Text(), part]
+    return Group(*spaced)
+
+
+def signature(structure: Structure) -> str:
+    """A structure's name and what its parameters stand for: `btt(rank = 1)`."""
+    arguments = ", ".join(f"{k} = {v}" for k, v in structure.arguments.items())
+    return f"{structure.name}({arguments})" if arguments else structure.name
 
 
 def _what(report: Profile) -> Text:
     structure = report.structure
-    arguments = ", ".join(f"{k} = {v}" for k, v in structure.arguments.items())
-    title = f"{structure.name}({arguments})" if arguments else structure.name
-    text = Text(title, style="bold")
+    text = Text(signature(structure), style="bold")
     if report.class_ is not None:
         text.append(f"  {report.class_}", style="cyan")
     if structure.definition.doc:
@@ -62,10 +67,10 @@ def _sizes(figures: Figures) -> str:
 def _costs(report: Profile, figures: Figures) -> Table:
     work, memory, parameters = figures.work, figures.memory, figures.parameters
     dense = figures.dense
-    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    table = _table()
     table.add_column("per token")
     for name in (report.name, "dense", "ratio"):
-        table.add_column(name, justify="right")
+        table.add_column(name, justify="right", no_wrap=True)
 
     def add(name: str, value: Fraction | int, other: int | None = None) -> None:
         ratio = "" if not other else f"{float(value / other):.4g}x"
@@ -163,29 +168,62 @@ def _step(step: StepReport) -> str:
     return f"{line}  {_count(step.macs)} multiply-adds{kind}"
 
 
-def table(profiles: Sequence[Profile], shape: str) -> Table:
-    """The taxonomy, its figures at `shape`."""
-    result = Table(box=SIMPLE_HEAD, pad_edge=False, caption=f"figures at {shape}")
+def table(profiles: Sequence[Profile], equations: bool = True) -> Table:
+    """The taxonomy; without its equations it fits into 80 columns."""
+    shapes = {
+        f"{r.figures.binding.d_in} x {r.figures.binding.d_out}"
+        for r in profiles
+        if r.figures is not None
+    }
+    caption = f"figures at {', '.join(sorted(shapes))}"
+    if not equations:
+        caption += "; a wider terminal shows the equations"
+    result = _table(caption)
     for column in taxonomy.COLUMNS:
-        right = column in ("omega", "psi", "nu", "parameters", "FLOPs", "rank")
-        result.add_column(column, justify="right" if right else "left")
+        if column == "equation":
+            if equations:
+                result.add_column(column)
+        elif column in ("name", "class"):
+            result.add_column(column, no_wrap=column == "name")
+        else:
+            result.add_column(column, justify="right", no_wrap=True)
     for report in profiles:
-        cells = list(taxonomy.row(report))
-        cells[6:8] = [
-            f"{float(c):,.6g}" if "." in c else f"{int(c):,}" for c in cells[6:8]
-        ]
-        result.add_row(*(Text(cell) for cell in cells))
+        name, equation, *cells = taxonomy.row(report)
+        written = [equation] * equations
+        shown = (name, *written, *cells[:4], *map(_grouped, cells[4:]))
+        result.add_row(*map(Text, shown))
     return result
 
 
-def listing(rows: Iterable[tuple[str, str, str]]) -> Table:
+def _grouped(cell: str) -> str:
+    """A count of the taxonomy, its digits in groups of three."""
+    start, space, digits = cell.rpartition(" ")
+    value = float(digits) if "." in digits else int(digits)
+    return (
+        f"{start}{space}{value:,.6g}" if "." in digits else f"{start}{space}{value:,}"
+    )
+
+
+def listing(structures: Iterable[Structure]) -> Table:
     """The library: signature, equation, description."""
-    result = Table(box=SIMPLE_HEAD, pad_edge=False)
+    result = _table()
     for column in ("structure", "equation", "what it is"):
         result.add_column(column)
-    for row in rows:
-        result.add_row(*(Text(cell) for cell in row))
+    for structure in structures:
+        equation = "; ".join(structure.equations)
+        cells = (signature(structure), equation, structure.definition.doc or "")
+        result.add_row(*map(Text, cells))
     return result
+
+
+def _table(caption: str | None = None) -> Table:
+    return Table(
+        box=SIMPLE_HEAD,
+        show_edge=False,
+        pad_edge=False,
+        caption=caption,
+        caption_justify="left",
+    )
 
 
 def plan_text(plan: Plan) -> str:

@@ -277,7 +277,9 @@ class _Resolver:
                 self._factor_name(ref.tensor)
         for ref in (left, *equation.right):
             self._indices(ref)
-        indices = {i.text: i for r in (left, *equation.right) for i in r.indices}
+        indices: dict[str, syntax.Name] = {}
+        for index in (i for r in (left, *equation.right) for i in r.indices):
+            indices.setdefault(index.text, index)
         if len(indices) > MAX_INDICES:
             span = list(indices.values())[MAX_INDICES].span
             self._limit(span, "too many indices", f"{MAX_INDICES} in a term")
@@ -558,6 +560,8 @@ class _Resolver:
         """Whether a side that grows does so as d; one index may take the rest."""
         names = [i.text for i in ref.indices]
         stated = [n for n in names if n in statements]
+        if ref.tensor.text not in ("x", "y") or len(set(names)) < len(names):
+            return
         if len(names) - len(stated) > 1 or any(n not in growths for n in stated):
             return
         if names == [n for n in stated if _is_fixed(statements[n], growths[n])]:

@@ -27,9 +27,9 @@ from einc.structure import Axis, Operand, Role, Structure, Term
 
 MAX_SIZE = (1 << 31) - 1
 MAX_ELEMENTS = 1 << 40
-INPUT: Literal[0] = 0
-OUTPUT: Literal[1] = 1
 EXACT_PADDING = Fraction(105, 100)
+
+_SIDES: tuple[Literal[0, 1], ...] = (0, 1)
 
 
 @dataclass(frozen=True)
@@ -136,8 +136,8 @@ class _Binder:
     ) -> tuple[int, int]:
         """Chooses the sizes of a term that no term before it has chosen."""
         sides = (
-            self._side(term, INPUT, targets),
-            self._side(term, OUTPUT, targets),
+            self._side(term, 0, targets),
+            self._side(term, 1, targets),
         )
         self.faults.stop_on_errors()
         network = Network(term, self.structure.routed)
@@ -306,7 +306,7 @@ class _Binder:
         if best is None:
             return self._common(network, sides, top, ties)
         self.sizes.update(best.sizes)
-        for which, side in zip((INPUT, OUTPUT), sides, strict=True):
+        for which, side in zip(_SIDES, sides, strict=True):
             self._warn_exact(network.term, side, which, best.levels[which])
         return best.levels
 
@@ -356,7 +356,7 @@ class _Binder:
             return best.levels
         shared = next(a for a in sides[0].free if a.role is Role.BOTH)
         target = sides[0].targets[sides[0].free.index(shared)]
-        for which, side in zip((INPUT, OUTPUT), sides, strict=True):
+        for which, side in zip(_SIDES, sides, strict=True):
             if best.levels[which] != side.features:
                 self.faults.add(
                     errors.PADDED_BLOCK,
@@ -372,7 +372,7 @@ class _Binder:
     def _warn_tied(
         self, term: Term, sides: tuple[Side, Side], levels: tuple[int, int]
     ) -> None:
-        for which, side in zip((INPUT, OUTPUT), sides, strict=True):
+        for which, side in zip(_SIDES, sides, strict=True):
             if levels[which] != side.features:
                 self.faults.add(
                     errors.PADDED_TIED,

@@ -105,9 +105,7 @@ def profile(structure: Structure, plan: Plan, binding: Binding | None) -> Profil
         plan,
         tuple(_step(binding, plan, term, step) for term, step in plan.steps),
         figures,
-        exponents(structure, given=plan.kind == "given")
-        if structure.grows
-        else None,
+        exponents(structure, given=plan.kind == "given") if structure.grows else None,
         {
             "params": counts.parameters_formula(structure),
             "macs": counts.macs_formula(structure, plan),

@@ -171,6 +171,6 @@ def _least_root(value: int) -> int:
     for degree in range(value.bit_length(), 1, -1):
         root = round(float(value) ** (1 / degree))
         for candidate in (root - 1, root, root + 1):
-            if candidate > 1 and candidate**degree == value:
-                return candidate
+            if candidate > 1 and int(candidate**degree) == value:
+                return int(candidate)
     return value

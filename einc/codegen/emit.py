@@ -191,28 +191,15 @@ def _assign(out: Writer, assign: Assign) -> None:
     if len(line + layout) <= room:
         out.line(line + layout)
         return
-    match value:
-        case Product():
-            left = _hoisted(out, "v", value.left)
-            right = _hoisted(out, "w", value.right)
-            value = Product(value.kind, left, right)
-        case Reshape() | Permute() | Sum() | Cut() | Pad():
-            if not isinstance(value.value, Local):
-                _assign(out, Assign(target, value.value))
-                value = replace(value, value=Local(target))
+    if isinstance(value, Reshape | Permute | Sum | Cut | Pad):
+        if not isinstance(value.value, Local):
+            _assign(out, Assign(target, value.value))
+            value = replace(value, value=Local(target))
     line = f"{target} = {_value(value)}"
     if len(line + layout) > room and layout:
         out.comment(f"{target}: {assign.layout}")
         layout = ""
     out.line(line + layout)
-
-
-def _hoisted(out: Writer, name: str, value: Value) -> Value:
-    """An operand as a local of its own, unless it is a name already."""
-    if isinstance(value, Local | Attribute):
-        return value
-    _assign(out, Assign(name, value))
-    return Local(name)
 
 
 def _value(value: Value) -> str:

@@ -15,6 +15,7 @@ import math
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Literal
 
 from einc.analysis.counts import step_macs
@@ -50,12 +51,12 @@ class Tokens(enum.Enum):
 TOKENS = Tokens.TOKENS
 Dim = Axis | Tokens
 Groups = tuple[tuple[Dim, ...], ...]
-Kind = Literal["matmul", "bmm", "multiply"]
+"""A layout: each dimension is a group of axes, slowest first."""
 
 
 @dataclass(frozen=True)
 class Tensor:
-    """A value and its layout: each dimension is a group of axes, slowest first."""
+    """A value and its layout."""
 
     value: Value
     groups: Groups
@@ -102,6 +103,8 @@ def lower(profile: Profile, class_name: str) -> Module:
 
 
 class _Lowering:
+    """The statements of `contract`, written term by term into `body`."""
+
     def __init__(self, binding: Binding, plan: Plan, sizes: dict[str, Scale]) -> None:
         self.binding = binding
         self.plan = plan
@@ -109,130 +112,111 @@ class _Lowering:
         self.tokens = plan.tokens or 1
         self.body: list[Assign] = []
         self.known: dict[Key, Tensor] = {}
-        self.uses = _uses(plan)
+        self.inputs = {binding.d_in: Local("x")}
+        self.reads = _reads(plan)
 
     def run(self) -> None:
         """Writes `self.body`, which ends in an assignment to y."""
         for name in self.binding.structure.normalized:
-            value = Normalized(name, self.scales[name].std)
-            self.body.append(Assign(f"normal_{name}", value))
-        results = [
-            self._term(term, padded)
-            for term, padded in zip(self.plan.terms, self.binding.padded, strict=True)
+            normal = Normalized(name, self.scales[name].std)
+            self.body.append(Assign(name, normal))
+        padded = self.binding.padded
+        values = [
+            self._term(t, p) for t, p in zip(self.plan.terms, padded, strict=True)
         ]
-        for i, result in enumerate(results[1:]):
-            left = results[0] if i == 0 else Local("y")
-            self.body.append(Assign("y", Product("add", left, result)))
-        if len(results) == 1 and results[0] != Local("y"):
-            self.body.append(Assign("y", results[0], comment=self._unnamed()))
-
-    def _unnamed(self) -> str:
-        """The equation, where no contraction has said what y is."""
-        if any(assign.target == "y" for assign in self.body):
-            return ""
-        return self.binding.structure.equations[0]
+        total = values[0]
+        for value in values[1:]:
+            total = Product("add", total, value)
+        if total != Local("y"):
+            named = any(assign.target == "y" for assign in self.body)
+            comment = "" if named else self.binding.structure.equations[0]
+            comment = comment if len(values) == 1 else ""
+            self.body.append(Assign("y", total, comment=comment))
 
     def _term(self, term: TermPlan, padded: tuple[int, int]) -> Value:
         """The value of one term: (n, out_features)."""
-        result = self._node(term, term.root, padded)
+        result = self._node(term, term.root, padded[0])
         output = self._big(term.network.term.output)
         y = self._regroup(result, ((TOKENS,), output)).value
         if padded[1] != self.binding.d_out:
             y = Cut(y, self.binding.d_out)
-        if len(self.plan.terms) > 1 and not isinstance(y, Local):
-            root = _root(y)
-            if isinstance(root, Local) and self.uses[term.root.key] == 1:
-                name = root.name if root.name != "x" else self._fresh("y")
-                self.body.append(Assign(name, y))
-                return Local(name)
-        return y
+        root = _root(y)
+        if len(self.plan.terms) == 1 or y == root:
+            return y
+        name = self._name(root, "y")
+        self.body.append(Assign(name, y))
+        return Local(name)
 
-    def _fresh(self, letter: str) -> str:
-        """A local name that nothing has yet."""
-        used = {assign.target for assign in self.body} | {
-            step.name for _, step in self.plan.steps
-        }
-        numbers = range(1, len(used) + 2)
-        return next(n for i in numbers if (n := f"{letter}{i}") not in used)
-
-    def _node(self, term: TermPlan, node: Node, padded: tuple[int, int]) -> Tensor:
-        key = (node.key, padded[0]) if node.holds_x else node.key
-        if key not in self.known:
+    def _node(self, term: TermPlan, node: Node, padded_in: int) -> Tensor:
+        if node.key not in self.known:
             if isinstance(node, Leaf):
-                self.known[key] = self._leaf(node, padded[0])
+                self.known[node.key] = self._leaf(node, padded_in)
             else:
-                self.known[key] = self._contraction(term, node, padded)
-        return self.known[key]
-
-    def _contraction(
-        self, term: TermPlan, node: Contraction, padded: tuple[int, int]
-    ) -> Tensor:
-        left_node, right_node = node.left, node.right
-        if right_node.holds_x:
-            left_node, right_node = right_node, left_node
-        left = self._node(term, left_node, padded)
-        right = self._node(term, right_node, padded)
-        kept = self._big(node.kept)
-        summed = [d for d in left.dims if d in right.dims and d not in kept]
-        a, b, kind, groups = (
-            self._matrix(term, node, left, right)
-            if any(d is not TOKENS for d in summed)
-            else self._elementwise(left, right)
-        )
-        comment = self._comment(term, node)
-        first = a.value
-        root = _root(left.value)
-        if first != root and isinstance(root, Local) and left_node.holds_x:
-            name = root.name
-            if self._is_shared(left_node):
-                name = self._fresh(root.name[0])
-            self.body.append(Assign(name, first, _layout(a.groups), comment))
-            first, comment = Local(name), ""
-        value = Product(kind, first, b.value)
-        self.body.append(Assign(node.name, value, _layout(groups), comment))
-        return Tensor(Local(node.name), groups)
-
-    def _is_shared(self, node: Node) -> bool:
-        """Whether a local is read again, so that its name must keep its value."""
-        if isinstance(node, Leaf):
-            return sum(n for key, n in self.uses.items() if key[0] == "x") > 1
-        return self.uses[node.key] > 1
+                self.known[node.key] = self._contraction(term, node, padded_in)
+        return self.known[node.key]
 
     def _leaf(self, leaf: Leaf, padded_in: int) -> Tensor:
         """A tensor as it stands, what it alone has summed away."""
         tensor: Tensor
         if leaf.holds_x:
-            groups = ((TOKENS,), self._big(leaf.axes))
+            groups: Groups = ((TOKENS,), self._big(leaf.axes))
             tensor = Tensor(self._input(padded_in), groups)
         else:
             each = tuple(self._big([axis]) for axis in leaf.axes)
             normalized = leaf.name in self.binding.structure.normalized
-            name = f"normal_{leaf.name}" if normalized else leaf.name
-            tensor = Tensor(Local(name) if normalized else Attribute(name), each)
+            value = Local(leaf.name) if normalized else Attribute(leaf.name)
+            tensor = Tensor(value, each)
         private = self._big(leaf.private)
         if not private:
             return tensor
-        tensor = self._regroup(tensor, tuple((d,) for d in tensor.dims))
-        dims = tuple(i for i, d in enumerate(tensor.dims) if d in private)
-        rest = tuple(g for g in tensor.groups if g[0] not in private)
+        runs = groupby(tensor.dims, lambda d: d if d is TOKENS else d in private)
+        groups = tuple(tuple(run) for _, run in runs)
+        tensor = self._regroup(tensor, groups)
+        dims = tuple(i for i, group in enumerate(groups) if group[0] in private)
+        rest = tuple(group for group in groups if group[0] not in private)
         return Tensor(Sum(tensor.value, dims), rest)
 
     def _input(self, padded_in: int) -> Local:
         """x, with zeros behind it where a term needs them."""
-        extra = padded_in - self.binding.d_in
-        if not extra:
-            return Local("x")
-        name = "x" if len(self.plan.terms) == 1 else f"x_{padded_in}"
-        if all(assign.target != name for assign in self.body):
+        if padded_in not in self.inputs:
+            extra = padded_in - self.binding.d_in
+            local = Local(self._name(Local("x"), "x"))
             comment = f"{extra} zeros, up to {padded_in} features"
-            self.body.append(Assign(name, Pad(Local("x"), extra), comment=comment))
-        return Local(name)
+            self.body.append(Assign(local.name, Pad(Local("x"), extra), "", comment))
+            self.inputs[padded_in] = local
+        return self.inputs[padded_in]
+
+    # Names
+
+    def _name(self, root: Local | Attribute, letter: str) -> str:
+        """A name for a view of `root`: the same, unless that is read again."""
+        again = isinstance(root, Local) and self.reads[root.name] > 1
+        return self._fresh(letter) if again else root.name
+
+    def _fresh(self, letter: str) -> str:
+        """A local name that nothing has yet."""
+        used = {assign.target for assign in self.body}
+        used |= {step.name for _, step in self.plan.steps}
+        used |= {factor.name for factor in self.binding.structure.factors}
+        numbers = range(1, len(used) + 2)
+        return next(n for i in numbers if (n := f"{letter}{i}") not in used)
 
     # Contractions
 
+    def _contraction(self, term: TermPlan, node: Contraction, padded_in: int) -> Tensor:
+        left = self._node(term, node.left, padded_in)
+        right = self._node(term, node.right, padded_in)
+        if node.right.holds_x:
+            left, right = right, left
+        kept = self._big(node.kept)
+        summed = [d for d in left.dims if d in right.dims and d not in kept]
+        if any(d is not TOKENS for d in summed):
+            return self._matrix(term, node, left, right)
+        return self._elementwise(term, node, left, right)
+
     def _matrix(
         self, term: TermPlan, node: Contraction, left: Tensor, right: Tensor
-    ) -> tuple[Tensor, Tensor, Kind, Groups]:
+    ) -> Tensor:
         kept = set(self._big(node.kept)) | {TOKENS}
         both = [d for d in left.dims if d in right.dims]
         batch = tuple(d for d in both if d in kept)
@@ -245,15 +229,41 @@ class _Lowering:
         prefix = (batch,) if batch else ()
         a = self._regroup(left, (*prefix, rows, summed))
         b = self._regroup(right, (*prefix, summed, columns))
-        return a, b, "bmm" if batch else "matmul", (*prefix, rows, columns)
+        groups = (*prefix, rows, columns)
+        return self._product(term, node, "bmm" if batch else "matmul", a, b, groups)
 
     def _elementwise(
-        self, left: Tensor, right: Tensor
-    ) -> tuple[Tensor, Tensor, Kind, Groups]:
+        self, term: TermPlan, node: Contraction, left: Tensor, right: Tensor
+    ) -> Tensor:
         dims = (*left.dims, *(d for d in right.dims if d not in left.dims))
         a = self._regroup(left, _broadcast(dims, left.dims))
         b = self._regroup(right, _broadcast(dims, right.dims))
-        return a, b, "multiply", tuple((d,) for d in dims)
+        groups = tuple((d,) for d in dims)
+        return self._product(term, node, "multiply", a, b, groups)
+
+    def _product(
+        self,
+        term: TermPlan,
+        node: Contraction,
+        kind: Literal["matmul", "bmm", "multiply"],
+        a: Tensor,
+        b: Tensor,
+        groups: Groups,
+    ) -> Tensor:
+        """`node = a * b`, after a line for each of the two that is not as it was."""
+        named: list[Value] = []
+        comment = self._comment(term, node)
+        for tensor in (a, b):
+            root = _root(tensor.value)
+            if tensor.value != root:
+                name = self._name(root, root.name[0])
+                layout = _layout(tensor.groups)
+                self.body.append(Assign(name, tensor.value, layout, comment))
+                root, comment = Local(name), ""
+            named.append(root)
+        product = Product(kind, *named)
+        self.body.append(Assign(node.name, product, _layout(groups), comment))
+        return Tensor(Local(node.name), groups)
 
     def _comment(self, term: TermPlan, node: Contraction) -> str:
         """What a contraction computes, and what it costs."""
@@ -287,10 +297,11 @@ class _Lowering:
         if groups == tensor.groups:
             return tensor
         if wanted != tensor.dims:
-            single = tuple((dim,) for dim in tensor.dims)
-            flat = self._reshape(tensor, single)
-            order = tuple(tensor.dims.index(dim) for dim in wanted)
-            tensor = Tensor(Permute(flat.value, order), tuple((dim,) for dim in wanted))
+            pieces = _pieces(tensor.groups, groups)
+            ordered = sorted(pieces, key=lambda piece: wanted.index(piece[0]))
+            flat = self._reshape(tensor, pieces)
+            order = tuple(pieces.index(piece) for piece in ordered)
+            tensor = Tensor(Permute(flat.value, order), tuple(ordered))
         return self._reshape(tensor, groups)
 
     def _reshape(self, tensor: Tensor, groups: Groups) -> Tensor:
@@ -300,25 +311,37 @@ class _Lowering:
         return Tensor(Reshape(tensor.value, shape), groups)
 
 
-def _uses(plan: Plan) -> Counter[Key]:
-    """How often each tensor is read: by distinct contractions, and as a result."""
-    uses: Counter[Key] = Counter()
-    for _, step in plan.steps:
-        uses.update([step.left.key, step.right.key])
-    uses.update(term.root.key for term in plan.terms)
-    return uses
+def _reads(plan: Plan) -> Counter[str]:
+    """How often what has a name is read: by contractions, and as a term's result."""
+    nodes = [operand for _, step in plan.steps for operand in (step.left, step.right)]
+    return Counter(node.name for node in [*nodes, *(t.root for t in plan.terms)])
 
 
-def _broadcast(
-    dims: tuple[Dim, ...], own: tuple[Dim, ...]
-) -> Groups:
+def _broadcast(dims: tuple[Dim, ...], own: tuple[Dim, ...]) -> Groups:
     """The layout of a tensor with dims `own` against `dims`: size 1 elsewhere."""
     groups = tuple((d,) if d in own else () for d in dims)
     return groups
 
 
-def _root(value: Value) -> Value:
-    while not isinstance(value, Local | Attribute | Normalized | Product):
+def _pieces(groups: Groups, wanted: Groups) -> Groups:
+    """The groups, cut where what follows in them does not follow in `wanted`."""
+    place = {d: (g, i) for g, group in enumerate(wanted) for i, d in enumerate(group)}
+    pieces: list[tuple[Dim, ...]] = []
+    for group in groups:
+        for i, dim in enumerate(group):
+            number, position = place[dim]
+            if i and place[group[i - 1]] == (number, position - 1):
+                pieces[-1] += (dim,)
+            else:
+                pieces.append((dim,))
+    return tuple(pieces)
+
+
+def _root(value: Value) -> Local | Attribute:
+    """What a chain of views starts from."""
+    while not isinstance(value, Local | Attribute):
+        if isinstance(value, Product | Normalized):
+            raise InternalError("a product without a name")
         value = value.value
     return value
 

@@ -1,0 +1,132 @@
+"""What the commands print and write: results to stdout, messages to stderr.
+
+Exit status: 0 done, 1 the spec has faults, 2 the command was used wrongly or a file
+cannot be read or written. What is shown to people comes from `report`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from einc.errors import Diagnostic, SpecError, UsageError
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+DIAGNOSTICS_SCHEMA = "einc.diagnostics/1"
+UNCUT = 10_000
+
+
+@contextmanager
+def reporting(as_json: bool = False) -> Iterator[None]:
+    """Turns what went wrong into messages and an exit status."""
+    try:
+        yield
+    except SpecError as error:
+        if as_json:
+            print_json(diagnostics_document(error.diagnostics))
+        else:
+            warn(error.diagnostics)
+        raise typer.Exit(1) from None
+    except UsageError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise typer.Exit(2) from None
+    except KeyboardInterrupt:
+        raise typer.Exit(130) from None
+
+
+def warn(diagnostics: Iterable[Diagnostic]) -> None:
+    """Prints diagnostics for people."""
+    text = "\n\n".join(str(d) for d in diagnostics)
+    if text:
+        print(text, file=sys.stderr)
+
+
+def diagnostics_document(diagnostics: Sequence[Diagnostic]) -> dict[str, Any]:
+    """The JSON of diagnostics."""
+    return {
+        "schema": DIAGNOSTICS_SCHEMA,
+        "diagnostics": [d.to_json() for d in diagnostics],
+    }
+
+
+def print_text(text: str) -> None:
+    """Prints a result as it is."""
+    try:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise  # whoever read has seen enough: typer ends quietly
+    except OSError as error:
+        # Python would try once more at exit, and complain.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise UsageError(f"cannot write the output: {error.strerror}") from None
+
+
+def print_json(document: dict[str, Any]) -> None:
+    """Prints a JSON document."""
+    print_text(json.dumps(document, indent=2) + "\n")
+
+
+def show(
+    renderable: RenderableType, no_color: bool, narrow: RenderableType | None = None
+) -> None:
+    """Prints for people: as wide as the terminal, uncut where there is none.
+
+    `narrow` is shown where `renderable` would have to be wrapped. No figure is cut:
+    what is wider than the terminal at the least is left so.
+    """
+    import io
+
+    from rich.console import Console
+
+    plain = no_color or bool(os.environ.get("NO_COLOR")) or not sys.stdout.isatty()
+    plain = plain or os.environ.get("TERM") in ("dumb", "unknown")
+    text = io.StringIO()
+    if plain:
+        console = Console(file=text, color_system=None, width=UNCUT, highlight=False)
+    else:
+        console = Console(file=text, force_terminal=True, highlight=False)
+        uncut = console.options.update(width=UNCUT)
+        if narrow is not None:
+            if console.measure(renderable, options=uncut).maximum > console.width:
+                renderable = narrow
+        least = console.measure(renderable, options=uncut).minimum
+        console.width = max(console.width, least)
+    console.print(renderable)
+    lines = text.getvalue().splitlines()
+    print_text("".join(f"{line.rstrip()}\n" for line in lines))
+
+
+def write_file(path: Path, text: str, force: bool) -> None:
+    """Writes a file whole or not at all; one that is there is kept unless `force`."""
+    import tempfile
+
+    target = Path(os.path.realpath(path))
+    if os.path.exists(target):
+        if not os.path.isfile(target):
+            raise UsageError(f"cannot write `{path}`: it is not a file")
+        if not force:
+            raise UsageError(f"`{path}` exists; --force replaces it")
+    try:
+        handle, name = tempfile.mkstemp(dir=target.parent, prefix=".einc-")
+        try:
+            with open(handle, "w", encoding="utf-8") as file:
+                file.write(text)
+            mask = os.umask(0)
+            os.umask(mask)
+            os.chmod(name, 0o666 & ~mask)
+            os.replace(name, target)
+        except BaseException:
+            os.unlink(name)
+            raise
+    except OSError as error:
+        raise UsageError(f"cannot write `{path}`: {error.strerror}") from None
