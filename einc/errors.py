@@ -66,11 +66,15 @@ TWO_X = Fault(
     "`x` stands twice in one term, but a structure is linear in `x`",
     "name a learned tensor here instead",
 )
-Y_ON_RIGHT = Fault("E107", "`y` cannot stand on the right of its own equation")
+Y_ON_RIGHT = Fault(
+    "E107",
+    "`y` cannot stand on the right of its own equation",
+    "name a learned factor here",
+)
 INDEX_TWICE = Fault(
     "E108",
     "index `{name}` stands twice in `{tensor}`",
-    "einc has no diagonals inside a tensor: rename one of the two",
+    "a tensor has no diagonal of its own: drop one of the two, or rename it",
 )
 OUTPUT_FROM_NOWHERE = Fault(
     "E109",
@@ -119,7 +123,11 @@ NOT_AN_INTEGER = Fault(
     "{what} must be a positive integer, and `{expr}` is {value}{where}",
     "{advice}",
 )
-NOT_POSITIVE = Fault("E207", "a size must be positive, and `{expr}` is {value}{where}")
+NOT_POSITIVE = Fault(
+    "E207",
+    "a size must be positive and must not shrink, and `{expr}` is {value}{where}",
+    "write a positive number, or powers of `d_in`, `d_out` or `d` that grow",
+)
 NOT_A_MONOMIAL = Fault(
     "E208",
     "`{expr}` is not a product of powers, so it does not say how a size grows",
@@ -133,7 +141,7 @@ EXPONENT_SUM = Fault(
 )
 DOES_NOT_FIT = Fault(
     "E210",
-    "the exact sizes of `{tensor}` make {multiple}, which does not fit {features}",
+    "the exact sizes of `{tensor}` make {multiple}, and that does not fit {features}",
     "use {nearest}, or change the sizes",
 )
 TOO_LARGE = Fault("E211", "`{expr}` is too large: {limit}")
@@ -165,7 +173,9 @@ TOP_RANGE = Fault(
     "`top {top}` is out of range: `{name}` has {values}",
     "choose a number from 1 to {size}",
 )
-TWO_ROUTES = Fault("E303", "a structure has one route, and this is the second")
+TWO_ROUTES = Fault(
+    "E303", "a structure has one route, and this is the second", "remove one of the two"
+)
 
 SAME_STRUCTURE = Fault(
     "E401", "two structures are called `{name}`", "rename one of the two"

@@ -106,6 +106,7 @@ class _Resolver:
         self.arguments = arguments
         self.faults = Diagnostics(source)
         self.kinds: dict[str, tuple[str, Span]] = {}
+        self.clashes: set[tuple[str, str]] = set()
         self.equations = [
             s for s in definition.statements if isinstance(s, syntax.Equation)
         ]
@@ -126,6 +127,8 @@ class _Resolver:
         self._constants(statements, growths, route)
         self.faults.stop_on_errors()
         terms = tuple(self._term(e, statements, growths) for e in self.equations)
+        self._one_growth(terms)
+        self.faults.stop_on_errors()
         structure = Structure(
             self.definition.name.text,
             tuple(parameters.values()),
@@ -165,7 +168,8 @@ class _Resolver:
             self._reserved(name, kind)
             return
         first = self.kinds.setdefault(name.text, (kind, name.span))
-        if first[0] != kind:
+        if first[0] != kind and (name.text, kind) not in self.clashes:
+            self.clashes.add((name.text, kind))
             self.faults.add(
                 errors.NAME_CLASH,
                 name.span,
@@ -450,14 +454,12 @@ class _Resolver:
             for factor in statement.factors or ():
                 if factor.text in factors:
                     wanted.add(factor.text)
-                    continue
-                close = _did_you_mean(factor.text, factors)
-                self.faults.add(
-                    errors.UNKNOWN_FACTOR,
-                    factor.span,
-                    name=factor.text,
-                    advice=close.lstrip("; "),
-                )
+                elif factor.text in syntax.RESERVED:
+                    self._reserved(factor, "a factor")
+                else:
+                    advice = self._what_it_is(factor.text, factors)
+                    fault = errors.UNKNOWN_FACTOR
+                    self.faults.add(fault, factor.span, name=factor.text, advice=advice)
         for name in factors:
             if name in wanted and f"{name}_scale" in self.kinds:
                 kind, span = self.kinds[f"{name}_scale"]
@@ -578,6 +580,21 @@ class _Resolver:
             sum=total,
             parts=", ".join(f"{n}: {t}" for n, t in exponents.items()),
         )
+
+    def _one_growth(self, terms: tuple[Term, ...]) -> None:
+        """An index without a statement takes as much in every term."""
+        first: dict[str, Axis] = {}
+        for term in terms:
+            for axis in term.axes:
+                before = first.setdefault(axis.name, axis)
+                if before.theta != axis.theta:
+                    self.faults.add(
+                        errors.CONTRADICTION,
+                        _first_place(term.equation, axis.name),
+                        name=axis.name,
+                        here=axis.theta,
+                        there=before.theta,
+                    )
 
     def _constants(
         self,

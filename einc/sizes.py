@@ -191,6 +191,7 @@ class _Binder:
                     size=size,
                     there=there.name,
                     other=before,
+                    note=("the first use is here", _first_use(self.structure, name)),
                 )
 
     def _lay_down(self, axis: Axis, targets: dict[str, float]) -> None:
@@ -397,15 +398,9 @@ class _Binder:
         for operand in self.structure.factors:
             elements = math.prod(self.sizes[a.name] for a in operand.axes)
             if elements > MAX_ELEMENTS:
-                refs = [
-                    r
-                    for t in self.structure.terms
-                    for r in t.equation.right
-                    if r.tensor.text == operand.name
-                ]
                 self.faults.add(
                     errors.LIMIT,
-                    refs[0].span,
+                    _first_use(self.structure, operand.name),
                     what=f"factor `{operand.name}` has {elements} elements",
                     limit="2^40",
                     advice="",
@@ -435,6 +430,11 @@ class _Binder:
                     left=left.name,
                     right=right.name,
                 )
+
+
+def _first_use(structure: Structure, name: str) -> Span:
+    refs = (r for term in structure.terms for r in term.equation.right)
+    return next(ref.span for ref in refs if ref.tensor.text == name)
 
 
 def _joined(sets: Sequence[Set[str]]) -> list[set[str]]:

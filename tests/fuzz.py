@@ -112,7 +112,9 @@ def generated(rng: random.Random) -> str:
         if rng.random() < 0.9:
             letters = letters[len(factors) :] + letters[: len(factors)]
         right = [f"x[{', '.join(inputs)}]"]
-        right += [f"{n}[{', '.join(i)}]" for n, i in zip(letters, factors)]
+        right += [
+            f"{n}[{', '.join(i)}]" for n, i in zip(letters, factors, strict=False)
+        ]
         if rng.random() < 0.03:
             right.append("x[a]")
         rng.shuffle(right)
