@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from fractions import Fraction
 from typing import Annotated
 
 import typer
 
-from einc import __version__, compiler, library, options, plan, taxonomy
-from einc.errors import Diagnostic, SpecError, UsageError, counted
+from einc import __version__, compiler, explain, library, options, plan, taxonomy
+from einc.errors import FAULTS, Diagnostic, SpecError, UsageError, counted
 from einc.options import Stage
 from einc.output import (
     diagnostics_document,
@@ -74,6 +75,7 @@ def analyze(
     d_out: options.Out = None,
     define: options.Define = None,
     route: options.Route = "",
+    warnings: options.Warn = None,
     tokens: options.Tokens = compiler.DEFAULT_TOKENS,
     order: options.Order = options.BEST,
     as_json: options.Json = False,
@@ -86,6 +88,8 @@ def analyze(
     with reporting(as_json):
         chosen = options.structure(spec, expr, define, route)
         report = compiler.analyze(chosen, d_in, d_out, tokens, options.kind(order))
+        kept = options.judged(report.warnings, warnings)
+        report = replace(report, warnings=tuple(kept))
         if as_json:
             print_json(report.to_json())
             return
@@ -104,6 +108,7 @@ def codegen(
     shape: options.Shapes = None,
     define: options.Define = None,
     route: options.Route = "",
+    warnings: options.Warn = None,
     tokens: options.Tokens = compiler.DEFAULT_TOKENS,
     order: options.Order = options.BEST,
     class_name: options.ClassName = "",
@@ -118,14 +123,15 @@ def codegen(
     with reporting():
         wanted = options.shapes(d_in, d_out, shape)
         chosen = options.structure(spec, expr, define, route)
-        text, warnings = _emit(
+        text, found = _emit(
             chosen, wanted, stage, tokens, options.kind(order), class_name
         )
+        kept = options.judged(found, warnings)
         if output is None:
             print_text(text)
         else:
             write_file(output, text, force)
-        warn(warnings)
+        warn(kept)
 
 
 def _emit(
@@ -166,6 +172,7 @@ def taxonomy_command(
     d_in: options.In = None,
     d_out: options.Out = None,
     define: options.Define = None,
+    warnings: options.Warn = None,
     tokens: options.Tokens = compiler.DEFAULT_TOKENS,
     order: options.Order = options.BEST,
     as_csv: options.Csv = False,
@@ -192,9 +199,9 @@ def taxonomy_command(
                 source, definition, options.arguments_of(definition, given)
             )
             shape = options.table_shape(chosen, d_in, d_out)
-            profiles.append(
-                compiler.analyze(chosen, *shape, tokens, options.kind(order))
-            )
+            report = compiler.analyze(chosen, *shape, tokens, options.kind(order))
+            kept = options.judged(report.warnings, warnings)
+            profiles.append(replace(report, warnings=tuple(kept)))
         if as_json:
             print_json(taxonomy.document(profiles))
             return
@@ -216,6 +223,7 @@ def check(
     d_in: options.In = None,
     d_out: options.Out = None,
     define: options.Define = None,
+    warnings: options.Warn = None,
     as_json: options.Json = False,
 ) -> None:
     """Example: einc check my.ein
@@ -231,6 +239,7 @@ def check(
             options.check_known(given, [definition for _, definition in named])
         for source, definition in named:
             found += _faults(source, definition, given, (d_in, d_out))
+        found = options.filtered(found, warnings)
         if as_json:
             print_json(diagnostics_document(found))
         elif found:
@@ -256,6 +265,24 @@ def _faults(
         return list(error.diagnostics)
     late = () if binding is None else binding.warnings
     return [*structure.warnings, *late]
+
+
+@app.command("explain", short_help="what a diagnostic means")
+def explain_command(
+    code: Annotated[
+        str | None, typer.Argument(metavar="[CODE]", help="such as E209 or W103")
+    ] = None,
+) -> None:
+    """Example: einc explain E209
+
+    What a diagnostic means, with a wrong and a right example; all codes without one.
+    """
+    with reporting():
+        if code is not None:
+            print_text(explain.page(code))
+            return
+        lines = [f"{code}  {explain.title(code)}\n" for code in sorted(FAULTS)]
+        print_text("".join(lines))
 
 
 @app.command("list", short_help="the library")

@@ -242,6 +242,8 @@ class Diagnostic:
     message: str
     help: str | None
     note: tuple[str, Span] | None = None
+    promoted: bool = False
+    """Whether a warning is to be treated as an error."""
 
     @property
     def code(self) -> str:
@@ -249,7 +251,7 @@ class Diagnostic:
 
     @property
     def severity(self) -> Literal["error", "warning"]:
-        return self.fault.severity
+        return "error" if self.promoted else self.fault.severity
 
     @property
     def line(self) -> int:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from enum import Enum, StrEnum
 from fractions import Fraction
 from pathlib import Path
@@ -17,7 +18,7 @@ import typer
 
 from einc import compiler, library, parser, plan
 from einc.api import exact_argument
-from einc.errors import Diagnostic, SpecError, UsageError
+from einc.errors import FAULTS, Diagnostic, SpecError, UsageError
 from einc.source import Source
 from einc.structure import Structure
 from einc.syntax import Definition
@@ -46,6 +47,14 @@ In = Annotated[int | None, typer.Option("--in", metavar="N", help="input feature
 Out = Annotated[
     int | None,
     typer.Option("--out", metavar="N", help="output features (default: as --in)"),
+]
+Warn = Annotated[
+    list[str] | None,
+    typer.Option(
+        "-W",
+        metavar="ACTION[:CODE]",
+        help="error or ignore, for all warnings or one, such as ignore:W103",
+    ),
 ]
 Shapes = Annotated[
     list[str] | None,
@@ -228,3 +237,42 @@ def table_shape(structure: Structure, d_in: int | None, d_out: int | None) -> Fe
     if d_in is None and structure.fixed_features(0) is None:
         d_in = TABLE_FEATURES
     return d_in, d_out
+
+
+def filtered(found: Iterable[Diagnostic], rules: list[str] | None) -> list[Diagnostic]:
+    """Diagnostics after `-W`: the last rule that fits a warning decides.
+
+    Raises `UsageError` for a rule that is none.
+    """
+    actions = [_rule(text) for text in rules or []]
+    kept = []
+    for diagnostic in found:
+        fitting = [
+            action
+            for action, code in actions
+            if diagnostic.severity == "warning" and code in ("", diagnostic.code)
+        ]
+        if fitting and fitting[-1] == "error":
+            kept.append(replace(diagnostic, promoted=True))
+        elif not fitting:
+            kept.append(diagnostic)
+    return kept
+
+
+def judged(found: Iterable[Diagnostic], rules: list[str] | None) -> list[Diagnostic]:
+    """The warnings that are left; raises `SpecError` where one became an error."""
+    kept = filtered(found, rules)
+    if any(diagnostic.promoted for diagnostic in kept):
+        raise SpecError(kept)
+    return kept
+
+
+def _rule(text: str) -> tuple[str, str]:
+    action, _, code = text.partition(":")
+    codes = [c for c, fault in FAULTS.items() if fault.severity == "warning"]
+    if action not in ("error", "ignore") or (code and code.upper() not in codes):
+        raise UsageError(
+            f"-W takes error or ignore, and the code of a warning after a colon, "
+            f"not `{text}`"
+        )
+    return action, code.upper()
