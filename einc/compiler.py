@@ -12,7 +12,6 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from fractions import Fraction
-from pathlib import Path
 
 from einc import library, parser, plan, sizes
 from einc.analysis.profile import Profile, profile
@@ -128,11 +127,15 @@ def read(path: str) -> Source:
     name = STDIN if path == "-" else path
     try:
         if name == STDIN:
-            data = sys.stdin.buffer.read()
+            data = sys.stdin.buffer.read(parser.MAX_BYTES + 1)
         else:
-            data = Path(path).read_bytes()
+            with open(path, "rb") as file:
+                data = file.read(parser.MAX_BYTES + 1)
     except (OSError, ValueError) as error:
         raise UsageError(_cannot_read(path, error)) from None
+    if len(data) > parser.MAX_BYTES:
+        # As it is: too long for the parser, whatever its line ends.
+        return Source(name, data.decode("utf-8", "replace"))
     try:
         return Source.of(name, data.decode("utf-8"))
     except UnicodeDecodeError as error:

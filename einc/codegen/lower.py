@@ -180,9 +180,8 @@ class _Lowering:
         prefix = (batch,) if batch else ()
         a = self._regroup(left, (*prefix, rows, summed))
         b = self._regroup(right, (*prefix, summed, columns))
-        kind = "bmm" if batch else "matmul"
         groups = (*prefix, rows, columns)
-        return self._product(node, kind, a, b, groups, comment)
+        return self._product(node, "bmm" if batch else "matmul", a, b, groups, comment)
 
     def _elementwise(
         self, node: Contraction, left: Tensor, right: Tensor, comment: str
@@ -264,8 +263,7 @@ class _Lowering:
 
 def _broadcast(dims: tuple[Dim, ...], own: tuple[Dim, ...]) -> Groups:
     """The layout of a tensor with dims `own` against `dims`: size 1 elsewhere."""
-    groups = tuple((d,) if d in own else () for d in dims)
-    return groups
+    return tuple((d,) if d in own else () for d in dims)
 
 
 def _pieces(groups: Groups, wanted: Groups) -> Groups:
