@@ -126,14 +126,18 @@ def read(path: str) -> Source:
         return library.source(path)
     name = STDIN if path == "-" else path
     try:
-        # One byte past the limit is enough for the parser to refuse the rest.
-        with sys.stdin.buffer if name == STDIN else open(path, "rb") as file:
-            data = file.read(parser.MAX_BYTES + 1)
+        if name == STDIN:
+            data = sys.stdin.buffer.read(parser.MAX_BYTES + 1)
+        else:
+            with open(path, "rb") as file:
+                data = file.read(parser.MAX_BYTES + 1)
     except (OSError, ValueError) as error:
         raise UsageError(_cannot_read(path, error)) from None
-    errors = "replace" if len(data) > parser.MAX_BYTES else "strict"
+    if len(data) > parser.MAX_BYTES:
+        # As it is: too long for the parser, whatever its line ends.
+        return Source(name, data.decode("utf-8", "replace"))
     try:
-        return Source.of(name, data.decode("utf-8", errors))
+        return Source.of(name, data.decode("utf-8"))
     except UnicodeDecodeError as error:
         shown = Source(name, data[: error.start].decode("utf-8", "replace") + "\ufffd")
         faults = Diagnostics(shown)

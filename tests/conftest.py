@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import HealthCheck, settings
 
 settings.register_profile(
@@ -12,3 +13,8 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
 settings.load_profile("einc")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    text = "write the output of the documentation's commands anew (test_docs.py)"
+    parser.addoption("--update-docs", action="store_true", help=text)

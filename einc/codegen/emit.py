@@ -21,13 +21,14 @@ from einc.codegen.nodes import (
     Module,
     Normalized,
     Pad,
+    Parameter,
     Permute,
     Product,
     Reshape,
     Sum,
     Value,
 )
-from einc.codegen.writer import WIDTH, Writer
+from einc.codegen.writer import Writer
 from einc.structure import Structure
 
 
@@ -51,6 +52,8 @@ def _header(out: Writer, structure: Structure) -> None:
     if arguments:
         out.line("#")
         out.comment(f"with {', '.join(arguments)}.")
+    out.line()
+    out.line("from typing import ClassVar")
     out.line()
     out.line("import torch")
     out.line("from torch import nn")
@@ -100,20 +103,17 @@ def _scalars(module: Module) -> list[str]:
 
 def _multipliers(out: Writer, module: Module) -> None:
     out.line("# Learning rates, as multiples of that of nn.Linear with these features.")
-    with_bias = [("bias", Fraction(1), Fraction(1))]
     rates = [(p.name, p.scale.adamw, p.scale.sgd) for p in module.parameters]
     rates += [(name, Fraction(1), Fraction(1)) for name in _scalars(module)]
-    out.line("LR_MULTIPLIERS = {")
-    for optimizer, column in (("adamw", 1), ("sgd", 2)):
-        entries = [f'"{r[0]}": {_number(r[column])}' for r in rates + with_bias]  # type: ignore[arg-type]
-        out.indent += "    "
-        out.call(f'"{optimizer}": {{', entries, "},")
-        out.indent = out.indent[:-4]
+    rates.append(("bias", Fraction(1), Fraction(1)))
+    columns = {
+        "adamw": [f'"{name}": {float(adamw)!r}' for name, adamw, _ in rates],
+        "sgd": [f'"{name}": {float(sgd)!r}' for name, _, sgd in rates],
+    }
+    with out.block("LR_MULTIPLIERS: ClassVar = {"):
+        for optimizer, entries in columns.items():
+            out.literal(f'"{optimizer}": {{', entries, "},")
     out.line("}")
-
-
-def _number(value: Fraction) -> str:
-    return repr(float(value))
 
 
 def _init(out: Writer, module: Module) -> None:
@@ -122,19 +122,9 @@ def _init(out: Writer, module: Module) -> None:
         if module.parameters:
             out.line('options = {"device": device, "dtype": dtype}')
         for parameter in module.parameters:
-            shape = ", ".join(map(str, parameter.shape))
-            inner = f"torch.empty({shape}, **options)"
-            if not parameter.shape:
-                inner = "torch.empty((), **options)"
-            indices = f"  # {', '.join(parameter.indices)}" * bool(parameter.indices)
-            line = f"self.{parameter.name} = nn.Parameter({inner})"
-            if len(out.indent) + len(line + indices) <= WIDTH:
-                out.line(line + indices)
-            else:
-                out.line(indices.strip())
-                out.call(f"self.{parameter.name} = nn.Parameter(", [inner])
+            _parameter(out, parameter)
         for name in _scalars(module):
-            out.line(f"self.{name} = nn.Parameter(torch.empty(1, **options))")
+            out.call(f"self.{name} = nn.Parameter(", ["torch.empty(1, **options)"])
         options = "**options" if module.parameters else "device=device, dtype=dtype"
         with out.block("if bias:"):
             zeros = f"torch.empty(self.out_features, {options})"
@@ -142,6 +132,24 @@ def _init(out: Writer, module: Module) -> None:
         with out.block("else:"):
             out.line('self.register_parameter("bias", None)')
         out.line("self.reset_parameters()")
+
+
+def _parameter(out: Writer, parameter: Parameter) -> None:
+    head = f"self.{parameter.name} = nn.Parameter("
+    sizes = [str(size) for size in parameter.shape] or ["()"]
+    empty = f"torch.empty({', '.join(sizes)}, **options)"
+    indices = f"  # {', '.join(parameter.indices)}" * bool(parameter.indices)
+    if out.fits(f"{head}{empty}){indices}"):
+        out.line(f"{head}{empty}){indices}")
+        return
+    if indices:
+        out.comment(", ".join(parameter.indices))
+    if out.fits(f"    {empty}"):
+        out.call(head, [empty])
+        return
+    with out.block(head):
+        out.call("torch.empty(", [*sizes, "**options"])
+    out.line(")")
 
 
 def _reset(out: Writer, module: Module) -> None:
@@ -153,7 +161,7 @@ def _reset(out: Writer, module: Module) -> None:
             std = f"std={scale.std!r}"
             out.call("nn.init.normal_(", [f"self.{parameter.name}", std])
         for name in _scalars(module):
-            out.line(f"nn.init.ones_(self.{name})")
+            out.call("nn.init.ones_(", [f"self.{name}"])
         with out.block("if self.bias is not None:"):
             out.line("nn.init.zeros_(self.bias)")
 
@@ -181,25 +189,49 @@ def _contract(out: Writer, module: Module) -> None:
 
 
 def _assign(out: Writer, assign: Assign) -> None:
-    """One line; where it is too long, what it is made of on lines before it."""
+    """`target = value`: a chain of calls too long for a line becomes one line each."""
     if assign.comment:
         out.comment(assign.comment)
-    target, value = assign.target, assign.value
-    line = f"{target} = {_value(value)}"
+    line = f"{assign.target} = {_value(assign.value)}"
     layout = f"  # {assign.layout}" * bool(assign.layout)
-    room = WIDTH - len(out.indent)
-    if len(line + layout) <= room:
+    if out.fits(line + layout):
         out.line(line + layout)
         return
-    if isinstance(value, Reshape | Permute | Sum | Cut | Pad):
-        if not isinstance(value.value, Local):
-            _assign(out, Assign(target, value.value))
-            value = replace(value, value=Local(target))
-    line = f"{target} = {_value(value)}"
-    if len(line + layout) > room and layout:
-        out.comment(f"{target}: {assign.layout}")
-        layout = ""
-    out.line(line + layout)
+    if layout:
+        out.comment(f"{assign.target}: {assign.layout}")
+    value = assign.value
+    if out.fits(line):
+        out.line(line)
+    elif isinstance(value, Local | Attribute | Normalized):
+        with out.block(f"{assign.target} = ("):
+            out.line(_value(value))
+        out.line(")")
+    elif isinstance(value, Product):
+        _long_product(out, assign.target, value)
+    elif isinstance(value.value, Local):
+        head, arguments, tail = _call(value)
+        out.call(f"{assign.target} = {head}", arguments, tail)
+    else:
+        _assign(out, Assign(assign.target, value.value))
+        _assign(out, Assign(assign.target, replace(value, value=Local(assign.target))))
+
+
+def _long_product(out: Writer, target: str, value: Product) -> None:
+    left, right = _value(value.left), _value(value.right)
+    if value.kind == "bmm":
+        out.call(f"{target} = torch.bmm(", [left, right])
+        return
+    operator = _OPERATORS[value.kind]
+    with out.block(f"{target} = ("):
+        if out.fits(f"{left} {operator} {right}"):
+            out.line(f"{left} {operator} {right}")
+        else:
+            out.line(left)
+            out.line(f"{operator} {right}")
+    out.line(")")
+
+
+_OPERATORS = {"matmul": "@", "multiply": "*", "add": "+"}
 
 
 def _value(value: Value) -> str:
@@ -211,31 +243,42 @@ def _value(value: Value) -> str:
         case Normalized():
             name, std = value.name, value.std
             return f"self.normalized(self.{name}, self.{name}_scale, {std!r})"
-        case Reshape():
-            return f"{_value(value.value)}.reshape({_ints(value.shape)})"
-        case Permute():
-            return f"{_value(value.value)}.permute({_ints(value.order)})"
-        case Sum():
-            return f"{_value(value.value)}.sum(({_ints(value.dims)},))"
-        case Pad():
-            inner = _value(value.value)
-            return f"nn.functional.pad({inner}, (0, {value.amount}))"
-        case Cut():
-            return f"{_value(value.value)}[:, :{value.size}]"
+        case Product(kind="bmm"):
+            return f"torch.bmm({_value(value.left)}, {_value(value.right)})"
         case Product():
-            left, right = _value(value.left), _value(value.right)
-            if value.kind == "bmm":
-                return f"torch.bmm({left}, {right})"
-            return f"{left} {_SIGNS[value.kind]} {right}"
+            operator = _OPERATORS[value.kind]
+            return f"{_value(value.left)} {operator} {_value(value.right)}"
+        case _:
+            head, arguments, tail = _call(value)
+            return f"{head}{', '.join(arguments)}{tail}"
+
+
+def _call(value: Reshape | Permute | Sum | Pad | Cut) -> tuple[str, list[str], str]:
+    """A view as what stands before, between and after its parentheses."""
+    inner = _value(value.value)
+    match value:
+        case Reshape():
+            return f"{inner}.reshape(", _ints(value.shape), ")"
+        case Permute():
+            return f"{inner}.permute(", _ints(value.order), ")"
+        case Sum():
+            return f"{inner}.sum(", [_tuple(value.dims)], ")"
+        case Pad():
+            return "nn.functional.pad(", [inner, f"(0, {value.amount})"], ")"
+        case Cut():
+            return f"{inner}[", [":", f":{value.size}"], "]"
         case _:
             assert_never(value)
 
 
-_SIGNS = {"matmul": "@", "multiply": "*", "add": "+"}
+def _ints(values: Sequence[int]) -> list[str]:
+    """The arguments of reshape or permute; none are an empty tuple."""
+    return [str(value) for value in values] or ["()"]
 
 
-def _ints(values: Sequence[int]) -> str:
-    return ", ".join(map(str, values)) if values else "()"
+def _tuple(values: Sequence[int]) -> str:
+    """The dimensions of a sum: one alone needs no tuple."""
+    return str(values[0]) if len(values) == 1 else f"({', '.join(map(str, values))})"
 
 
 def _normalized(out: Writer) -> None:
@@ -249,11 +292,11 @@ def _normalized(out: Writer) -> None:
 def _to_dense(out: Writer, module: Module) -> None:
     with out.block("def to_dense(self) -> torch.Tensor:"):
         out.line('"""The (out_features, in_features) matrix that this is."""')
-        options = ""
+        options = []
         if module.parameters:
             name = module.parameters[0].name
-            options = f", dtype=self.{name}.dtype, device=self.{name}.device"
-        out.call("eye = torch.eye(", [f"self.in_features{options}"])
+            options = [f"dtype=self.{name}.dtype", f"device=self.{name}.device"]
+        out.call("eye = torch.eye(", ["self.in_features", *options])
         out.line("return self.contract(eye).T")
 
 

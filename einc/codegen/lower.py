@@ -319,8 +319,7 @@ def _reads(plan: Plan) -> Counter[str]:
 
 def _broadcast(dims: tuple[Dim, ...], own: tuple[Dim, ...]) -> Groups:
     """The layout of a tensor with dims `own` against `dims`: size 1 elsewhere."""
-    groups = tuple((d,) if d in own else () for d in dims)
-    return groups
+    return tuple((d,) if d in own else () for d in dims)
 
 
 def _pieces(groups: Groups, wanted: Groups) -> Groups:

@@ -23,9 +23,12 @@ class Writer:
     def line(self, text: str = "") -> None:
         self.lines.append(self.indent + text if text else "")
 
+    def fits(self, text: str) -> bool:
+        return len(self.indent) + len(text) <= WIDTH
+
     @contextmanager
     def block(self, head: str) -> Iterator[None]:
-        """A head that ends in `:`, and what is written meanwhile under it."""
+        """A head, and what is written meanwhile under it."""
         self.line(head)
         self.indent += "    "
         yield
@@ -39,15 +42,24 @@ class Writer:
 
     def call(self, head: str, arguments: Sequence[str], tail: str = ")") -> None:
         """`head(arguments)`: on one line, else arguments on the next, else each."""
-        one = f"{head}{', '.join(arguments)}{tail}"
-        if len(self.indent) + len(one) <= WIDTH or not arguments:
-            self.line(one)
-            return
-        inner = self.indent + "    "
-        self.line(head)
         joined = ", ".join(arguments)
-        if len(inner) + len(joined) <= WIDTH:
-            self.lines.append(inner + joined)
+        if self.fits(f"{head}{joined}{tail}") or not arguments:
+            self.line(f"{head}{joined}{tail}")
+        elif self.fits(f"    {joined}"):
+            self._split(head, [joined], tail)
         else:
-            self.lines += [f"{inner}{argument}," for argument in arguments]
+            self._split(head, [f"{argument}," for argument in arguments], tail)
+
+    def literal(self, head: str, items: Sequence[str], tail: str) -> None:
+        """`head items tail`: on one line, else each item on its own."""
+        joined = ", ".join(items)
+        if self.fits(f"{head}{joined}{tail}"):
+            self.line(f"{head}{joined}{tail}")
+        else:
+            self._split(head, [f"{item}," for item in items], tail)
+
+    def _split(self, head: str, lines: Sequence[str], tail: str) -> None:
+        with self.block(head):
+            for line in lines:
+                self.line(line)
         self.line(tail)

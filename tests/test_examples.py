@@ -1,0 +1,117 @@
+"""The examples: every file holds what its comments say, every script runs."""
+
+from __future__ import annotations
+
+import re
+import runpy
+import shlex
+import sys
+from pathlib import Path
+
+import pytest
+from example_figures import exponents_line, figures_line
+from terminal import ROOT, call, einc
+
+from einc import api, library
+
+FOLDER = ROOT / "examples"
+FILES = sorted(FOLDER.glob("*.ein"))
+APART = ("quickstart", "run_generated")
+SCRIPTS = sorted(p for p in FOLDER.glob("*.py") if p.stem not in APART)
+AT = re.compile(r"^# at (\d+) x (\d+): ", re.MULTILINE)
+
+
+def stems(paths: list[Path]) -> list[str]:
+    return [path.stem for path in paths]
+
+
+@pytest.fixture
+def one_thread():
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def test_every_structure_of_the_library_has_an_example():
+    assert set(stems(FILES)) == set(library.NAMES)
+
+
+def test_all_pass_check():
+    ended = einc("check", "examples", "--in", "1024")
+    assert (ended.status, ended.err) == (0, "")
+    assert ended.out == f"{len(FILES)} structures checked, no faults\n"
+
+
+@pytest.mark.parametrize("path", FILES, ids=stems(FILES))
+def test_figures_in_comments(path: Path):
+    text = path.read_text(encoding="utf-8")
+    structure = api.load(str(path))
+    assert f"{exponents_line(structure.analyze())}\n" in text
+    shapes = [(int(a), int(b)) for a, b in AT.findall(text)]
+    assert (1024, 1024) in shapes
+    for shape in shapes:
+        report = structure.analyze(*shape)
+        quoted = figures_line(report), figures_line(report, rank=False)
+        assert any(f"{lines}\n" in text for lines in quoted), quoted[0]
+
+
+@pytest.mark.parametrize("path", FILES, ids=stems(FILES))
+def test_commands_in_comments(path: Path):
+    commands = re.findall(r"^#     einc (.*)$", path.read_text(), re.MULTILINE)
+    assert commands[0].startswith(f"analyze examples/{path.name} --in ")
+    for command in commands:
+        ended = einc(*shlex.split(command))
+        assert (ended.status, ended.err) == (0, "") and ended.out
+
+
+@pytest.mark.parametrize("path", FILES, ids=stems(FILES))
+def test_generated_code_runs(path: Path, one_thread: None):
+    import torch
+
+    structure = api.load(str(path))
+    if structure.structure.route is not None:
+        pytest.skip("routed structures have no code yet")
+    layer = structure.module_class(1024, 512)()
+    x = torch.randn(3, 1024)
+    y = layer(x)
+    assert y.shape == (3, 512)
+    dense = layer.to_dense()
+    assert dense.shape == (512, 1024)
+    torch.testing.assert_close(y, x @ dense.T, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("path", SCRIPTS, ids=stems(SCRIPTS))
+def test_scripts_run(path: Path, one_thread: None, capsys, monkeypatch):
+    monkeypatch.setattr(sys, "argv", [str(path)])
+    runpy.run_path(str(path), run_name="__main__")
+    printed = capsys.readouterr()
+    assert printed.out and not printed.err
+
+
+def test_quickstart_shows_what_it_says(one_thread: None, capsys):
+    runpy.run_path(str(FOLDER / "quickstart.py"), run_name="__main__")
+    out = capsys.readouterr().out
+    dense, ours, flat = (float(e) for e in re.findall(r"error (\S+)$", out, re.M))
+    assert dense < ours < 0.8 * flat
+
+
+def test_generated_files_run(one_thread: None, tmp_path: Path, capsys, monkeypatch):
+    shapes = ("--shape", "64x64", "--shape", "64x256")
+    ended = call("codegen", "btt", *shapes, "-o", "btt.py", cwd=tmp_path)
+    assert ended.status == 0
+    monkeypatch.setattr(sys, "argv", ["run_generated.py", str(tmp_path / "btt.py")])
+    runpy.run_path(str(FOLDER / "run_generated.py"), run_name="__main__")
+    out = capsys.readouterr().out
+    assert out.count("parameters") == 2
+    figures = call("analyze", "btt", "--in", "64", "--json").json
+    assert f"{figures['params']['total']:,} " in out
+    assert f"{figures['flops']['forward']:,} " in out
+
+
+def test_the_readme_names_every_file():
+    named = re.findall(r"\]\((\S+?)\)", (FOLDER / "README.md").read_text())
+    there = {p.name for p in FOLDER.iterdir() if p.suffix in (".ein", ".py")}
+    assert sorted(named) == sorted(there)

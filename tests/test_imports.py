@@ -1,0 +1,62 @@
+"""What einc imports, and when: a command starts fast because it takes what it needs."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+from terminal import environment
+
+
+def imports_of(code: str) -> set[str]:
+    """The packages that are imported once `code` has run in a process of its own."""
+    told = "import sys; print(*{name.split('.')[0] for name in sys.modules})"
+    ended = subprocess.run(
+        (sys.executable, "-c", f"{code}\n{told}"),
+        capture_output=True,
+        text=True,
+        env=environment(),
+        check=True,
+    )
+    return set(ended.stdout.splitlines()[-1].split())
+
+
+def command(*arguments: str) -> str:
+    return f"""
+import sys
+from einc.cli import main
+sys.argv = ["einc", *{arguments!r}]
+try:
+    main()
+except SystemExit as end:
+    assert not end.code
+"""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "absent"),
+    [
+        ("analyze btt --in 1024", "torch opt_einsum numpy"),
+        ("codegen btt --in 1024 --out 1024", "torch opt_einsum numpy"),
+        ("taxonomy --csv", "torch opt_einsum numpy"),
+        ("check btt", "torch opt_einsum numpy sympy"),
+        ("show btt", "torch opt_einsum numpy sympy lark"),
+    ],
+)
+def test_a_command_imports_no_more_than_it_needs(arguments: str, absent: str):
+    found = imports_of(command(*arguments.split()))
+    assert {"einc", "typer"} <= found
+    assert not found & set(absent.split())
+
+
+def test_einc_alone_is_light():
+    found = imports_of("import einc")
+    assert "einc" in found
+    assert not found & {"torch", "sympy", "lark", "typer", "rich", "opt_einsum"}
+
+
+def test_this_test_can_fail():
+    assert "torch" in imports_of("import einc.nn.compile")
+    asked = command("analyze", "btt", "--in", "1024", "--order", "greedy")
+    assert {"sympy", "opt_einsum"} <= imports_of(asked)
