@@ -21,8 +21,8 @@ from einc.choose import WORK, Best, Search, Side, common_sizes, tied_sizes
 from einc.errors import Diagnostic, InternalError, UsageError, counted
 from einc.expressions import NoValue, Value, evaluate, shown, whole
 from einc.network import Network
-from einc.resolve import NEAREST
 from einc.source import Span
+from einc.statements import NEAREST
 from einc.structure import Axis, Operand, Role, Structure, Term
 
 MAX_SIZE = (1 << 31) - 1

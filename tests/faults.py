@@ -149,4 +149,5 @@ GENERATED = [
     ),
 ]
 
-SAMPLES = [*map(_sample, TABLE.strip("\n").split("\n\n")), *GENERATED]
+WRITTEN = [*map(_sample, TABLE.strip("\n").split("\n\n"))]
+SAMPLES = [*WRITTEN, *GENERATED]

@@ -24,6 +24,7 @@ from collections import Counter
 from pathlib import Path
 
 import typer
+from faults import WRITTEN
 
 from einc.cli import app
 
@@ -36,6 +37,9 @@ SLOW = 5.0
 def corpus() -> list[str]:
     """All specs of the repository, those in pages and tables too."""
     specs = [p.read_text() for p in sorted(ROOT.glob("e*/**/*.ein"))]
+    for text in (sample.text for sample in WRITTEN):
+        whole = re.search(r"\bstructure\b", text)
+        specs.append(text if whole else f"structure s {{\n{text}\n}}\n")
     for page in sorted(ROOT.glob("einc/explanations/*.md")):
         specs += re.findall(r"```ein.*?\n(.*?)```", page.read_text(), re.S)
     return specs
@@ -187,7 +191,10 @@ def attempt(rng: random.Random, text: str, path: Path) -> tuple[str, str]:
     if time.monotonic() - started > SLOW:
         return shown, f"{time.monotonic() - started:.1f} s"
     shown += f" exits {status}"
-    return shown, _complaint(command, status, out, err)
+    try:
+        return shown, _complaint(command, status, out, err)
+    except (SyntaxError, ValueError) as error:
+        return shown, f"output: {type(error).__name__}: {error}"
 
 
 def _complaint(command: str, status: int, out: str, err: str) -> str:
@@ -222,10 +229,7 @@ def fuzz(files: int, seed: int, seconds: float = float("inf")) -> Counter[str]:
                 break
             fresh = rng.random() < 0.5
             text = generated(rng) if fresh else mutated(rng, rng.choice(specs))
-            try:
-                asked, wrong = attempt(rng, text, path)
-            except SyntaxError as error:
-                asked, wrong = "codegen", f"generated code: {error}"
+            asked, wrong = attempt(rng, text, path)
             outcomes["failed" if wrong else f"exit {asked[-1]}"] += 1
             if wrong:
                 print(f"--- file {number}: {asked}: {wrong}\n{text}", flush=True)
