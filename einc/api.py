@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from einc import compiler
 from einc.analysis.profile import Profile
 from einc.errors import UsageError
-from einc.plan import Order
+from einc.order import Order
 from einc.source import Source
 from einc.structure import Structure
 

@@ -10,9 +10,10 @@ from typing import Annotated
 
 import typer
 
-from einc import __version__, compiler, explain, library, options, plan, taxonomy
+from einc import __version__, compiler, explain, library, options, taxonomy
 from einc.errors import FAULTS, Diagnostic, SpecError, UsageError, counted
 from einc.options import Stage
+from einc.order import Order as OrderName
 from einc.output import (
     diagnostics_document,
     print_json,
@@ -139,7 +140,7 @@ def _emit(
     shapes: list[options.Features],
     stage: Stage,
     tokens: int,
-    order: plan.Order,
+    order: OrderName,
     class_name: str,
 ) -> tuple[str, list[Diagnostic]]:
     """The text of a stage, and the warnings on the way to it."""

@@ -20,7 +20,8 @@ from einc.codegen.emit import emit
 from einc.codegen.lower import lower
 from einc.codegen.nodes import Module
 from einc.errors import NOT_TEXT, Diagnostics, SpecError, UsageError
-from einc.plan import Order, Plan
+from einc.order import ORDERS, Order
+from einc.plan import Plan
 from einc.resolve import check_names, resolve
 from einc.sizes import Binding
 from einc.source import Source, Span
@@ -66,8 +67,8 @@ def order(
     """The order of contraction, for `tokens` tokens a call or by exponents."""
     if not 1 <= tokens <= MAX_TOKENS:
         raise UsageError(f"tokens must be from 1 to {MAX_TOKENS}, not {tokens}")
-    if kind not in plan.ORDERS:
-        raise UsageError(f"the order is one of {', '.join(plan.ORDERS)}, not {kind}")
+    if kind not in ORDERS:
+        raise UsageError(f"the order is one of {', '.join(ORDERS)}, not {kind}")
     if binding is not None:
         return plan.plan(binding, tokens, kind)
     if kind not in ("best", "given"):

@@ -16,9 +16,11 @@ from typing import Annotated, Any
 
 import typer
 
-from einc import compiler, library, parser, plan
+from einc import compiler, library, parser
 from einc.api import exact_argument
 from einc.errors import FAULTS, Diagnostic, SpecError, UsageError
+from einc.order import ORDERS
+from einc.order import Order as OrderName
 from einc.source import Source
 from einc.structure import Structure
 from einc.syntax import Definition
@@ -73,7 +75,7 @@ Route = Annotated[
 Tokens = Annotated[
     int, typer.Option("--tokens", metavar="N", help="tokens a call that is planned for")
 ]
-OrderKind = Enum("OrderKind", {name: name for name in plan.ORDERS})  # type: ignore[misc]
+OrderKind = Enum("OrderKind", {name: name for name in ORDERS})  # type: ignore[misc]
 Order = Annotated[
     OrderKind, typer.Option("--order", help="best, as given, or opt_einsum's")
 ]
@@ -108,9 +110,9 @@ Output = Annotated[
 Force = Annotated[bool, typer.Option("--force", help="replace an existing file")]
 
 
-def kind(order: Any) -> plan.Order:
+def kind(order: Any) -> OrderName:
     """What the pipeline calls a value of `--order`."""
-    value: plan.Order = order.value
+    value: OrderName = order.value
     return value
 
 

@@ -142,13 +142,9 @@ def _size(
 ) -> Size:
     statement = sizes.get(name)
     if statement is not None:
-        kind = "exact" if statement.operator == "=" else "grows"
-        grown = growths[name]
-        if kind == "grows" and grown.is_one:
-            kind = "exact"
-        if kind == "exact":
-            return Size("exact", statement.expr, grown, statement.expr.span)
-        return Size("grows", statement.expr, grown, statement.expr.span)
+        expr, grown = statement.expr, growths[name]
+        exact = statement.operator == "=" or grown.is_one
+        return Size("exact" if exact else "grows", expr, grown, expr.span)
     side = next(s for s in sides if name in s)
     exponent = 1 - sum((growths[n].exponent for n in side if n != name), Fraction(0))
     # The constant of what is left is not asked for by anybody.

@@ -18,7 +18,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from einc import compiler
 from einc.analysis.profile import Profile
 from einc.nn.compile import module_class
-from einc.plan import ORDERS, Plan, term_plan
+from einc.order import ORDERS
+from einc.plan import Plan, term_plan
 
 
 def compare(got: torch.Tensor, expected: torch.Tensor) -> None:

@@ -17,7 +17,7 @@ from torch import nn
 
 import einc
 from einc import library
-from einc.plan import ORDERS
+from einc.order import ORDERS
 
 UNROUTED = [name for name in library.NAMES if library.structure(name).route is None]
 SHAPE = (48, 64)

@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
-from einc.plan import Contraction, Costs, Leaf, Node, Plan, TermPlan
+from einc.order import Costs
+from einc.plan import Contraction, Leaf, Node, Plan, TermPlan
 from einc.sizes import Binding
 from einc.structure import Axis, Structure
 

@@ -23,7 +23,7 @@ from typing import Any, assert_never
 
 from einc.errors import InternalError
 from einc.network import Network, X, bits
-from einc.plan import least_exponent_order
+from einc.order import least_exponent_order
 from einc.structure import Structure, Term
 from einc.syntax import Binary, Call, Expr, Number, Variable
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from einc.network import Network, X, bits
-from einc.plan import fewest_macs_order
+from einc.order import fewest_macs_order
 from einc.sizes import Binding
 from einc.structure import Axis, Term
 
