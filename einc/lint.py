@@ -1,12 +1,15 @@
-"""What is legal and odd: warnings about a structure, before its sizes are chosen."""
+"""What is legal and odd: warnings about a structure, and about its sizes."""
 
 from __future__ import annotations
+
+import math
+from collections.abc import Mapping
 
 from einc import errors, syntax
 from einc.errors import Diagnostics
 from einc.expressions import names_in
 from einc.scope import first_place
-from einc.structure import Role, Structure
+from einc.structure import Role, Structure, Term
 
 
 def lint(structure: Structure, faults: Diagnostics) -> None:
@@ -36,3 +39,30 @@ def lint(structure: Structure, faults: Diagnostics) -> None:
                     name=axis.name,
                     tensor=holders[0].name,
                 )
+
+
+def lint_sizes(
+    term: Term, routed: str | None, sizes: Mapping[str, int], faults: Diagnostics
+) -> None:
+    """Inner indices past what the two factors that share them can use."""
+    for axis in term.axes:
+        holders = [o for o in term.operands if axis in o.axes]
+        if axis.role is not Role.INNER or axis.name == routed:
+            continue
+        if len(holders) != 2 or axis.size.expr is None:
+            continue
+        left, right = holders
+        enough = min(
+            math.prod(sizes[a.name] for a in one.axes if a not in other.axes)
+            for one, other in ((left, right), (right, left))
+        )
+        if sizes[axis.name] > enough:
+            faults.add(
+                errors.WASTED_RANK,
+                axis.size.span,
+                name=axis.name,
+                size=sizes[axis.name],
+                enough=enough,
+                left=left.name,
+                right=right.name,
+            )

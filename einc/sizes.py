@@ -20,10 +20,12 @@ from einc import errors, syntax
 from einc.choose import WORK, Best, Search, Side, common_sizes, tied_sizes
 from einc.errors import Diagnostic, InternalError, UsageError, counted
 from einc.expressions import NoValue, Value, evaluate, shown, whole
+from einc.lint import lint_sizes
 from einc.network import Network
 from einc.source import Span
 from einc.statements import NEAREST
-from einc.structure import Axis, Operand, Role, Structure, Term
+from einc.structure import Axis, Role, Structure, Term
+from einc.ties import first_use, joined, tied_indices
 
 MAX_SIZE = (1 << 31) - 1
 MAX_ELEMENTS = 1 << 40
@@ -110,13 +112,13 @@ class _Binder:
             self._lay_down(axis, targets)
         self.faults.stop_on_errors()
         top = self._top()
-        ties = self._ties()
+        ties = tied_indices(structure, self.sizes, self.faults)
         self.faults.stop_on_errors()
         padded = tuple(self._term(term, targets, top, ties) for term in structure.terms)
         self._limits()
         self.faults.stop_on_errors()
         for term in structure.terms:
-            self._lint(Network(term, structure.routed))
+            lint_sizes(term, structure.routed, self.sizes, self.faults)
         return Binding(
             structure,
             self.d_in,
@@ -152,47 +154,6 @@ class _Binder:
         return padded
 
     # What the statements say
-
-    def _ties(self) -> list[set[str]]:
-        """Sets of indices that have one size, since a factor stands twice.
-
-        A size that is laid down already holds for its whole set.
-        """
-        pairs: list[set[str]] = []
-        for name in self.structure.tied:
-            uses = [
-                (term, operand)
-                for term in self.structure.terms
-                for operand in term.operands
-                if operand.name == name
-            ]
-            first = uses[0][1]
-            for term, other in uses[1:]:
-                both = zip(first.axes, other.axes, strict=True)
-                pairs += [{here.name, there.name} for here, there in both]
-                self._tied(name, first, term, other)
-        ties = _joined(pairs)
-        for tie in ties:
-            known = {self.sizes[n] for n in tie if n in self.sizes}
-            self.sizes.update((n, size) for n in tie for size in known)
-        return [tie for tie in ties if len(tie) > 1]
-
-    def _tied(self, name: str, first: Operand, term: Term, other: Operand) -> None:
-        """A fault where two uses of a factor are given different sizes."""
-        for here, there in zip(other.axes, first.axes, strict=True):
-            size, before = self.sizes.get(here.name), self.sizes.get(there.name)
-            if size is not None and before is not None and size != before:
-                refs = [r for r in term.equation.right if r.tensor.text == name]
-                self.faults.add(
-                    errors.TIED_SIZES,
-                    refs[-1].span,
-                    name=name,
-                    here=here.name,
-                    size=size,
-                    there=there.name,
-                    other=before,
-                    note=("the first use is here", _first_use(self.structure, name)),
-                )
 
     def _lay_down(self, axis: Axis, targets: dict[str, float]) -> None:
         size, name = axis.size, axis.name
@@ -337,7 +298,7 @@ class _Binder:
     ) -> tuple[int, int]:
         """No near sizes that agree where they must: each side is padded to them."""
         both = [{a.name} for a in sides[0].free if a.role is Role.BOTH]
-        ties = _joined([*ties, *both]) if ties else []
+        ties = joined([*ties, *both]) if ties else []
         options = tied_sizes(sides, ties) if ties else common_sizes(sides)
         best: Best | None = None
         for option in options:
@@ -400,50 +361,11 @@ class _Binder:
             if elements > MAX_ELEMENTS:
                 self.faults.add(
                     errors.LIMIT,
-                    _first_use(self.structure, operand.name),
+                    first_use(self.structure, operand.name),
                     what=f"factor `{operand.name}` has {elements} elements",
                     limit="2^40",
                     advice="",
                 )
-
-    def _lint(self, network: Network) -> None:
-        """Inner indices past what the two factors that share them can use."""
-        term = network.term
-        for axis in term.axes:
-            holders = [o for o in term.operands if axis in o.axes]
-            if axis.role is not Role.INNER or axis.name == network.routed:
-                continue
-            if len(holders) != 2 or axis.size.expr is None:
-                continue
-            left, right = holders
-            enough = min(
-                math.prod(self.sizes[a.name] for a in one.axes if a not in other.axes)
-                for one, other in ((left, right), (right, left))
-            )
-            if self.sizes[axis.name] > enough:
-                self.faults.add(
-                    errors.WASTED_RANK,
-                    axis.size.span,
-                    name=axis.name,
-                    size=self.sizes[axis.name],
-                    enough=enough,
-                    left=left.name,
-                    right=right.name,
-                )
-
-
-def _first_use(structure: Structure, name: str) -> Span:
-    refs = (r for term in structure.terms for r in term.equation.right)
-    return next(ref.span for ref in refs if ref.tensor.text == name)
-
-
-def _joined(sets: Sequence[Set[str]]) -> list[set[str]]:
-    """The sets, those that share a member made one."""
-    found: list[set[str]] = []
-    for one in sets:
-        apart = [other for other in found if not other & one]
-        found = [*apart, set(one).union(*(o for o in found if o & one))]
-    return found
 
 
 def _ideal(
