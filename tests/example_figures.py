@@ -9,10 +9,11 @@ from einc.analysis.profile import Profile
 
 
 def exponents_line(report: Profile) -> str:
-    """`# omega 0, psi 1, nu 1/2`."""
+    """`# omega 0, psi 1, nu 1/2`; a psi that is only bounded is `at most`."""
     assert report.exponents is not None
     best = report.exponents.best
-    return f"# omega {best.omega}, psi {best.psi}, nu {best.nu}"
+    psi = f"{best.psi}" if report.exponents.psi_is_exact else f"at most {best.psi}"
+    return f"# omega {best.omega}, psi {psi}, nu {best.nu}"
 
 
 def figures_line(report: Profile, rank: bool = True) -> str:

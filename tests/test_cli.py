@@ -1,7 +1,8 @@
 """The commands: what they take, what they answer, with which exit status.
 
 0 done; 1 the spec has faults; 2 the command was used wrongly or a file cannot be
-read or written. Documents are in test_cli_json.py, streams in test_cli_streams.py.
+read or written. Documents are in test_cli_json.py, streams in test_cli_streams.py,
+`-W` in test_cli_warnings.py and `explain` in test_explain.py.
 """
 
 from __future__ import annotations
@@ -21,12 +22,14 @@ from einc.cli import app
 COMMANDS = typer.main.get_command(app).commands  # type: ignore[attr-defined]
 
 OPTIONS = {
-    "analyze": "SPEC -e/--expr --in --out -D --route --tokens --order --json --no-color",
-    "codegen": "SPEC -e/--expr --in --out --shape -D --route --tokens --order"
+    "analyze": "SPEC -e/--expr --in --out -D --route -W --tokens --order"
+    " --json --no-color",
+    "codegen": "SPEC -e/--expr --in --out --shape -D --route -W --tokens --order"
     " --class-name --emit -o/--output --force",
-    "taxonomy": "[SPEC]... -e/--expr --in --out -D --tokens --order"
+    "taxonomy": "[SPEC]... -e/--expr --in --out -D -W --tokens --order"
     " --csv --markdown --json --no-color",
-    "check": "[SPEC]... -e/--expr --in --out -D --json",
+    "check": "[SPEC]... -e/--expr --in --out -D -W --json",
+    "explain": "[CODE]",
     "list": "--json --no-color",
     "show": "NAME",
 }
@@ -159,6 +162,7 @@ taxonomy btt monarch -D rnk=2             | no structure here has a parameter `r
 taxonomy docs                             | the folder `docs` has no .ein files
 check                                     | nothing to check
 check btt -D rnk=2                        | no structure here has a parameter `rnk`
+explain E000                              | no diagnostic `E000`; `einc explain` lists
 show                                      | NAME
 show bt                                   | the library has no `bt`; it has dense,
 explode                                   | explode

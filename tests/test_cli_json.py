@@ -22,6 +22,7 @@ PROFILE: dict[str, Any] = {
         "total": 65536,
         "active": 65536,
         "router": 0,
+        "scales": 0,
         "factors": {"A": 32768, "B": 32768},
     },
     "macs": {
@@ -42,14 +43,22 @@ PROFILE: dict[str, Any] = {
         "dense_forward": 2097152,
         "elementwise": 0,
     },
-    "memory": {"largest_intermediate": 1024, "saved_for_backward": 2048},
+    "memory": {
+        "largest_intermediate": 1024,
+        "saved_for_backward": 2048,
+        # x, z twice and y, and the two factors for each of 4096 tokens
+        "bytes_moved": 4 * (4 * 1024 + 65536 // 4096),
+        "intensity": 131072 / (4 * (4 * 1024 + 65536 // 4096)),
+    },
     "rank": {"formula": ..., "bound": 1024, "generic": 1024, "status": "proved"},
     "exponents": {
         "omega": "0",
         "psi": "1",
         "nu": "1/2",
+        "psi_status": "exact",
         "order": ["A", "B"],
         "merged": {"omega": ..., "psi": ..., "nu": ...},
+        "formulas": {"omega": ..., "psi": ..., "nu": ...},
     },
     "class": "full-rank unshared",
     "order": {
@@ -117,7 +126,8 @@ def test_without_features_the_keys_are_the_same_and_the_figures_null():
     symbolic = einc("analyze", "btt", "--json").json
     assert keys(symbolic) == keys(bound)
     for group in ("features", "params", "macs", "flops", "memory"):
-        figures = {k: v for k, v in symbolic[group].items() if k != "formula"}
+        known = ("formula", "scales")  # without features too
+        figures = {k: v for k, v in symbolic[group].items() if k not in known}
         figures |= figures.pop("factors", {})
         assert set(figures.values()) == {None}, group
     assert set(symbolic["sizes"].values()) == {None}
@@ -126,6 +136,7 @@ def test_without_features_the_keys_are_the_same_and_the_figures_null():
     assert [s["macs"] for s in symbolic["order"]["steps"]] == [None, None]
     for same in ("arguments", "equations", "exponents", "class"):
         assert symbolic[same] == bound[same]
+    assert symbolic["params"]["scales"] == bound["params"]["scales"]
 
 
 def test_fixed_structures_have_no_exponents():
@@ -147,6 +158,30 @@ def test_a_routed_profile():
     assert document["class"] == "routed full-rank unshared"
     symbolic = einc("analyze", "btt_moe", "--json").json
     assert symbolic["routing"] == {"index": "r", "experts": None, "active": None}
+
+
+def test_a_profile_of_a_sum():
+    document = einc("analyze", "low_rank_plus_block", "--in", "1024", "--json").json
+    assert len(document["equations"]) == 2
+    assert document["params"]["factors"] == {"U": 32768, "V": 32768, "D": 32768}
+    assert document["flops"]["elementwise"] == 1024  # the terms are added
+    assert [s["result"] for s in document["order"]["steps"]] == ["z", "y1", "y2"]
+    assert document["rank"]["status"] == "proved"
+
+
+def test_a_profile_of_tied_and_normalized_factors():
+    body = "y[o] = x[i] * U[i, r] * U[o, r]  r = 8  normalize all"
+    document = einc("analyze", "-e", body, "--in", "64", "--json").json
+    assert document["params"]["factors"] == {"U": 512}
+    assert document["params"]["scales"] == 1
+    assert document["flops"]["elementwise"] == 3 * 512 / 4096
+    assert document["rank"] == {
+        "formula": "Min(d_in, d_out, r)",
+        "bound": 8,
+        "generic": None,
+        "status": "bound only",
+    }
+    assert document["exponents"]["psi_status"] == "bound only"
 
 
 def test_padding_and_warnings_are_in_the_document():

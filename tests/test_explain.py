@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 import typer
+from frontend import diagnose
+from terminal import einc
 
-from einc import cli, compiler, explain
-from einc.errors import FAULTS, Diagnostic, SpecError, UsageError
-from einc.source import Source
+from einc import cli, explain
+from einc.errors import FAULTS, UsageError
 
 FOLDER = Path(explain.__file__).with_name("explanations")
 COMMAND = typer.main.get_command(cli.app)
@@ -52,7 +53,7 @@ def test_parts_of_a_page(code: str) -> None:
 def test_wrong_example(code: str) -> None:
     """It raises the code, and nothing but the code."""
     wrong, _ = explain.examples(code)
-    assert {d.code for d in _found(wrong.text, wrong.shape)} == {code}
+    assert set(_codes(wrong.text, wrong.shape)) == {code}
 
 
 @pytest.mark.parametrize("code", [c for c in FAULTS if c not in CONSOLE])
@@ -60,7 +61,7 @@ def test_right_example(code: str) -> None:
     """It raises nothing where the wrong one is wrong, nor at an everyday width."""
     wrong, right = explain.examples(code)
     assert right.shape == wrong.shape
-    assert _found(right.text, right.shape or "1024x1024") == []
+    assert _codes(right.text, right.shape or "1024x1024") == []
 
 
 @pytest.mark.parametrize("code", CONSOLE)
@@ -92,24 +93,36 @@ def test_unknown_code(code: str) -> None:
         explain.page(code)
 
 
-def _found(text: str, shape: str) -> list[Diagnostic]:
+# The command
+
+
+@pytest.mark.parametrize("code", FAULTS)
+def test_the_command_prints_the_page(code: str) -> None:
+    for written in (code, code.lower()):
+        ended = einc("explain", written)
+        assert (ended.status, ended.out, ended.err) == (0, explain.page(code), "")
+
+
+def test_the_command_lists_all_codes() -> None:
+    ended = einc("explain")
+    assert (ended.status, ended.err) == (0, "")
+    lines = [line.split("  ", 1) for line in ended.out.splitlines()]
+    assert lines == [[code, explain.title(code)] for code in sorted(FAULTS)]
+
+
+@pytest.mark.parametrize("code", ["E000", "E2", "../E201", "E201.md", "E 201"])
+def test_the_command_knows_no_other(code: str) -> None:
+    ended = einc("explain", code)
+    assert (ended.status, ended.out) == (2, "")
+    wanted = f"error: there is no diagnostic `{code}`; `einc explain` lists them\n"
+    assert ended.err == wanted
+
+
+def _codes(text: str, shape: str) -> list[str]:
     """All that is said of a file, with its structures bound to `shape` if any."""
-    features = [int(n) for n in shape.split("x")] if shape else [None, None]
-    source = Source.of("example.ein", text)
-    try:
-        definitions = compiler.parse(source).definitions
-    except SpecError as error:
-        return list(error.diagnostics)
-    found: list[Diagnostic] = []
-    for definition in definitions:
-        try:
-            structure = compiler.compile_definition(source, definition)
-            found += structure.warnings
-            binding = compiler.bind(structure, *features)
-            found += binding.warnings if binding is not None else ()
-        except SpecError as error:
-            found += error.diagnostics
-    return found
+    d_in, _, d_out = shape.partition("x")
+    features = (int(d_in), int(d_out)) if shape else None
+    return [diagnostic.code for diagnostic in diagnose(text, features)]
 
 
 def _run(text: str) -> int:

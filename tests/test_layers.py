@@ -13,12 +13,14 @@ PACKAGE = Path(__file__).parents[1] / "einc"
 LAYERS = """
 source
 errors factorise attributes
-syntax
+syntax explain
 expressions parser
 structure
-resolve network
-library choose
-sizes
+scope network
+equations statements lint ties
+resolve choose
+library sizes
+order
 plan
 analysis.counts analysis.exponents analysis.scaling
 analysis.rank

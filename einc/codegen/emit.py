@@ -286,7 +286,7 @@ def _normalized(out: Writer) -> None:
     with out.block("def normalized(factor, scale, std) -> torch.Tensor:"):
         out.line('"""The factor over max(1, its RMS / std), times its scalar."""')
         out.line("rms = torch.linalg.vector_norm(factor) / factor.numel() ** 0.5")
-        out.line("return factor * (scale / (rms / std).clamp(min=1.0))")
+        out.line("return factor * (scale.squeeze() / (rms / std).clamp(min=1.0))")
 
 
 def _to_dense(out: Writer, module: Module) -> None:

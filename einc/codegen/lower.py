@@ -190,8 +190,11 @@ class _Lowering:
 
     def _name(self, root: Local | Attribute, letter: str) -> str:
         """A name for a view of `root`: the same, unless that is read again."""
-        again = isinstance(root, Local) and self.reads[root.name] > 1
-        return self._fresh(letter) if again else root.name
+        if isinstance(root, Attribute):
+            return root.name
+        # x is read under the names of its paddings, too.
+        read = "x" if root in self.inputs.values() else root.name
+        return self._fresh(letter) if self.reads[read] > 1 else root.name
 
     def _fresh(self, letter: str) -> str:
         """A local name that nothing has yet."""
@@ -257,6 +260,8 @@ class _Lowering:
             root = _root(tensor.value)
             if tensor.value != root:
                 name = self._name(root, root.name[0])
+                if Local(name) in named:
+                    name = self._fresh(root.name[0])  # a factor times itself
                 layout = _layout(tensor.groups)
                 self.body.append(Assign(name, tensor.value, layout, comment))
                 root, comment = Local(name), ""
