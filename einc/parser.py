@@ -33,6 +33,8 @@ MAX_BYTES = 1 << 20
 MAX_NESTING = 100
 MAX_OPERATORS = 200
 MAX_DIGITS = 30
+MAX_STATEMENTS = 500
+MAX_STRUCTURES = 1000
 
 
 def parse(source: Source) -> syntax.Spec:
@@ -112,10 +114,16 @@ class _Limits:
         self.faults = faults
         self.depth = 0
         self.operators = 0
+        self.statements = 0
+        self.structures = 0
 
     def see(self, token: Token) -> None:
         match token.type:
+            case "STRUCTURE":
+                self.structures += 1
+                self.statements = 0
             case "ASSIGN" | "ADD_ASSIGN" | "GROWS" | "TOP":
+                self.statements += 1
                 self.depth = self.operators = 0
             case "LPAR":
                 self.depth += 1
@@ -125,12 +133,21 @@ class _Limits:
                 self.operators += 1
             case "NUMBER" if len(token.replace(".", "")) > MAX_DIGITS:
                 self._stop(token, "a number is too long", f"{MAX_DIGITS} digits")
-            case "LSQB" | "RSQB" | "LBRACE" | "ROUTE" | "NORMALIZE":
+            case "NORMALIZE":
+                self.statements += 1
+                self.operators = 0
+            case "LSQB" | "RSQB" | "LBRACE" | "ROUTE":
                 self.operators = 0
         if self.depth > MAX_NESTING:
             self._stop(token, "too deeply nested", f"{MAX_NESTING} parentheses")
         if self.operators > MAX_OPERATORS:
             self._stop(token, "too long", f"{MAX_OPERATORS} operators or commas")
+        if self.statements > MAX_STATEMENTS:
+            limit = f"{MAX_STATEMENTS} parameters and statements in a structure"
+            self._stop(token, "too many statements", limit)
+        if self.structures > MAX_STRUCTURES:
+            limit = f"{MAX_STRUCTURES} in a file"
+            self._stop(token, "too many structures", limit)
 
     def _stop(self, token: Token, what: str, limit: str) -> None:
         _fail(self.faults, LIMIT, _token_span(token), what=what, limit=limit, advice="")

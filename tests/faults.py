@@ -142,6 +142,18 @@ GENERATED = [
     ),
     Sample(
         "E005",
+        "y[o] = x[o]" + "\no = 1" * 500,
+        *(501, 3, 4),
+        "too many statements: at most 500 parameters and statements in a structure",
+    ),
+    Sample(
+        "E005",
+        "structure s { y[o] = x[o] }\n" * 1001,
+        *(1001, 1, 10),
+        "too many structures: at most 1000 in a file",
+    ),
+    Sample(
+        "E005",
         "y[o] = x[i] * W[i, o]",
         *(1, 15, 22),
         "factor `W` has 1099513724928 elements: at most 2^40",
