@@ -18,3 +18,5 @@ settings.load_profile("einc")
 def pytest_addoption(parser: pytest.Parser) -> None:
     text = "write the output of the documentation's commands anew (test_docs.py)"
     parser.addoption("--update-docs", action="store_true", help=text)
+    text = "write the golden files anew (test_golden.py)"
+    parser.addoption("--update-golden", action="store_true", help=text)

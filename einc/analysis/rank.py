@@ -48,24 +48,20 @@ def rank(binding: Binding) -> Rank:
 
 
 def rank_formula(structure: Structure) -> str:
-    """The bound as a Min of products, those that another divides left out."""
+    """The bound as a Min of products, those that another divides left out.
+
+    A cut that is a whole side is that side's features, padding taken off.
+    """
     import sympy
 
     (term,) = structure.terms
     network = Network(term)
-    cuts = [set(network.members(mask)) for mask in network.cuts]
-    values: list[Any] = []
-    for side, name in ((term.input, "d_in"), (term.output, "d_out")):
-        # A cut that is a whole side is that side's features, padding taken off.
-        if not any(cut < set(side) for cut in cuts):
-            values.append(sympy.Symbol(name, positive=True))
-        cuts = [cut for cut in cuts if cut != set(side)]
+    sides = [network.mask(side) for side in term.sides]
     top = sympy.Symbol("top", positive=True)
-    for cut in cuts:
-        ordered = [axis for axis in network.axes if axis in cut]
-        values.append(monomial_of(ordered, structure.routed, top))
-    if len(values) == 1:
-        return str(values[0])
+    values: list[Any] = [sympy.Symbol(n, positive=True) for n in ("d_in", "d_out")]
+    for cut in network.cuts:
+        if cut not in sides:
+            values.append(monomial_of(network.members(cut), structure.routed, top))
     return str(sympy.Min(*values, evaluate=False))
 
 
@@ -141,7 +137,7 @@ def _powers_of_one(sizes: list[int]) -> bool:
 def _least_root(value: int) -> int:
     """The least integer of which `value` is a power: 8 -> 2, 36 -> 6."""
     for degree in range(value.bit_length(), 1, -1):
-        root = round(float(value) ** (1 / degree))
+        root = int(value ** (1 / degree) + 0.5)
         for candidate in (root - 1, root, root + 1):
             if candidate > 1 and candidate**degree == value:
                 return candidate
