@@ -6,12 +6,12 @@ and a tree is a nested pair of tensor names. Nothing here imports einc.
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 import string
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from fractions import Fraction
 from typing import Any
 
 import torch
@@ -120,6 +120,8 @@ class Cost:
     saved: int = 0
     """What backward keeps of intermediates: x itself is not counted."""
     largest: int = 0
+    elementwise: int = 0
+    """Products that sum nothing, and sums of what a tensor has in no other."""
     training: int = 0
     """Multiply-adds of a step in which only some tensors need a gradient."""
 
@@ -156,6 +158,9 @@ def cost(
 
     def walk(node: Tree) -> set[str]:
         if isinstance(node, str):
+            before, after = set(tensors[node]), kept({node})
+            total.elementwise += elements(before, node == "x")
+            total.elementwise -= elements(after, node == "x")
             return {node}
         left, right = walk(node[0]), walk(node[1])
         both = left | right
@@ -165,6 +170,8 @@ def cost(
         summed = {i for i in touched - kept(both) if sizes[i] > 1}
         if summed - {route.index if route else None}:
             total.matrix += macs
+        else:
+            total.elementwise += macs
         wanting = bool(left & trained) + bool(right & trained)
         total.training += macs * (1 + wanting)
         if len(both) < len(tensors):
@@ -177,5 +184,23 @@ def cost(
     return total
 
 
-def per_token(count: int, tokens: int) -> Fraction:
-    return Fraction(count, tokens)
+def touched(equation: Equation, joined: set[str], group: set[str]) -> set[str]:
+    """The indices that joining two sets of tensors touches, nothing being routed."""
+
+    def kept(members: set[str]) -> set[str]:
+        others = [f for n, f in equation.tensors.items() if n not in members]
+        wanted = set(equation.y).union(*others)
+        return wanted & {i for n in members for i in equation.tensors[n]}
+
+    return kept(joined) | kept(group)
+
+
+def cuts(equation: Equation) -> Iterator[set[str]]:
+    """What is cut for each way to part the factors between x and y."""
+    names = list(equation.factors)
+    for count in range(len(names) + 1):
+        for near in itertools.combinations(names, count):
+            with_x = set(equation.x).union(*(equation.factors[n] for n in near))
+            far = [n for n in names if n not in near]
+            with_y = set(equation.y).union(*(equation.factors[n] for n in far))
+            yield with_x & with_y

@@ -86,22 +86,27 @@ def exact(draw: st.DrawFn, least: int = 0, most: int = 4, pads: bool = True) -> 
 
 @st.composite
 def sizes_for(draw: st.DrawFn, equation: Equation) -> dict[str, int]:
-    """Sizes from 1 up, small enough for dense matrices and one-shot einsums."""
+    """Sizes from 1 up, small enough for dense matrices and one-shot einsums.
+
+    Sometimes all are powers of one integer, of which more is known.
+    """
     sizes: dict[str, int] = {}
+    base = draw(st.sampled_from([0, 0, 0, 2, 3]))
+    choices = [base**i for i in range(4)] if base else range(1, 8)
     left = {"x": LARGEST_SIDE, "y": LARGEST_SIDE, "all": LARGEST_PRODUCT}
     for index in draw(st.permutations(equation.indices)):
         sides = [n for n in ("x", "y") if index in getattr(equation, n)]
         most = min(left[limit] for limit in (*sides, "all"))
-        sizes[index] = draw(st.integers(1, min(most, 7)))
+        sizes[index] = draw(st.sampled_from([s for s in choices if s <= most]))
         for limit in (*sides, "all"):
             left[limit] //= sizes[index]
     return sizes
 
 
 @st.composite
-def routed(draw: st.DrawFn, most: int = 4) -> Case:
+def routed(draw: st.DrawFn, least: int = 1, most: int = 4) -> Case:
     """Like `exact`, with an expert index `k` in one factor or more."""
-    case = draw(exact(1, most, pads=False))
+    case = draw(exact(least, most, pads=False))
     equation, factors = case.equation, dict(case.equation.factors)
     for name in draw(st.sets(st.sampled_from(sorted(factors)), min_size=1)):
         at = draw(st.integers(0, len(factors[name])))

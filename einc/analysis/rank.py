@@ -62,39 +62,29 @@ def rank_formula(structure: Structure) -> str:
     import sympy
 
     features = [sympy.Symbol(name, positive=True) for name in ("d_in", "d_out")]
-    if len(structure.terms) == 1:
-        (term,) = structure.terms
-        return str(_least(_cut_values(structure, term, features)))
     values = [_cut_values(structure, term, features) for term in structure.terms]
-    if features in values:
-        return str(_least(features))
-    terms = [_least(found) for found in values]
-    return str(_least([*features, sympy.Add(*terms, evaluate=False)]))
-
-
-def _least(values: list[Any]) -> Any:
-    import sympy
-
-    return values[0] if len(values) == 1 else sympy.Min(*values, evaluate=False)
+    if len(values) == 1 or features in values:
+        return str(sympy.Min(*min(values, key=len), evaluate=False))
+    terms = [sympy.Min(*found, evaluate=False) for found in values]
+    total = sympy.Add(*terms, evaluate=False)
+    return str(sympy.Min(*features, total, evaluate=False))
 
 
 def _cut_values(structure: Structure, term: Term, features: list[Any]) -> list[Any]:
-    """The values of a term's smallest cuts, those of its sides as features."""
+    """The features, and the values of a term's other smallest cuts.
+
+    A cut that is a whole side is that side's features, padding taken off.
+    """
     import sympy
 
     network = Network(term)
-    cuts = [set(network.members(mask)) for mask in network.cuts]
-    values: list[Any] = []
-    for side, feature in zip(term.sides, features, strict=True):
-        # A cut that is a whole side is that side's features, padding taken off.
-        if not any(cut < set(side) for cut in cuts):
-            values.append(feature)
-        cuts = [cut for cut in cuts if cut != set(side)]
+    sides = [network.mask(side) for side in term.sides]
     top = sympy.Symbol("top", positive=True)
-    for cut in cuts:
-        ordered = [axis for axis in network.axes if axis in cut]
-        values.append(monomial_of(ordered, structure.routed, top))
-    return values
+    return features + [
+        monomial_of(network.members(cut), structure.routed, top)
+        for cut in network.cuts
+        if cut not in sides
+    ]
 
 
 def _reaches_its_cut(term: Term, network: Network, sizes: list[int]) -> bool:

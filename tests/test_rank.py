@@ -1,0 +1,176 @@
+"""The rank bound by brute force over cuts, and against exact ranks.
+
+Factors are random integers, so W is exact, and its rank modulo the prime 2^31 - 1 is
+at most the generic one: three draws that all stay below a claim disprove it.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import paper
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from oracles import Equation, cuts, dense, size_of
+from structures import Case, any_case, exact, routed
+
+import einc
+from einc import library
+from einc.analysis.rank import Rank
+
+PRIME = 2**31 - 1
+
+
+def rank_modulo_prime(matrix: np.ndarray) -> int:
+    """The rank over the field of integers modulo 2^31 - 1, by elimination."""
+    left = matrix.astype(np.int64) % PRIME
+    rank = 0
+    for column in range(left.shape[1]):
+        pivots = np.flatnonzero(left[rank:, column])
+        if not len(pivots):
+            continue
+        pivot = rank + pivots[0]
+        left[[rank, pivot]] = left[[pivot, rank]]
+        left[rank] = left[rank] * pow(int(left[rank, column]), -1, PRIME) % PRIME
+        below = left[rank + 1 :]
+        below -= below[:, column : column + 1] * left[rank] % PRIME
+        below %= PRIME
+        rank += 1
+        if rank == left.shape[0]:
+            break
+    return rank
+
+
+def exact_rank(
+    equation: Equation, sizes: dict[str, int], d_in: int, d_out: int, aim: int
+) -> int:
+    """The largest rank of W in up to three draws of its factors; `aim` is enough."""
+    best = 0
+    # So that no entry of W comes near 2^63.
+    largest = 1000 if len(equation.factors) > 3 else 10_000
+    for seed in range(3):
+        torch.manual_seed(seed)
+        factors = {
+            name: torch.randint(-largest, largest, [sizes[i] for i in indices])
+            for name, indices in equation.factors.items()
+        }
+        w = dense(equation, sizes, factors, d_in, d_out)
+        best = max(best, rank_modulo_prime(w.numpy()))
+        if best >= aim:
+            break
+    return best
+
+
+def active_sizes(case: Case, sizes: dict[str, int]) -> dict[str, int]:
+    """The sizes that one token meets."""
+    if case.route is None:
+        return sizes
+    return sizes | {case.route.index: case.route.top}
+
+
+def check(case: Case) -> tuple[Rank, int]:
+    profile = case.load().analyze(case.d_in, case.d_out)
+    assert profile.figures is not None
+    claim = profile.figures.rank
+    sizes = active_sizes(case, dict(profile.figures.binding.sizes))
+    smallest_cut = min(size_of(cut, sizes) for cut in cuts(case.equation))
+    assert claim.bound == min(smallest_cut, case.d_in, case.d_out)
+    rank = exact_rank(case.equation, sizes, case.d_in, case.d_out, claim.bound)
+    assert rank <= claim.bound
+    assert claim.status in ("proved", "bound only")
+    if claim.status == "proved":
+        assert claim.generic == claim.bound == rank
+    else:
+        assert claim.generic is None
+    report = profile.to_json()["rank"]
+    assert report["bound"] == claim.bound and report["generic"] == claim.generic
+    return claim, rank
+
+
+@settings(max_examples=400)
+@given(any_case())
+def test_random_structures(case: Case) -> None:
+    check(case)
+
+
+@settings(max_examples=200)
+@given(exact(2, 3, pads=False))
+def test_two_and_three_factors(case: Case) -> None:
+    check(case)
+
+
+@given(routed(1, 3))
+def test_routed_rank_is_that_of_the_active_experts(case: Case) -> None:
+    check(case)
+
+
+FAMILY = Equation.read(
+    "y[d1, e, f] = x[a, b, g] * A[a, g, d1, f, r] * B[b, g, e, f, r]"
+)
+
+
+def family(values: tuple[int, ...]) -> Case:
+    """The paper's two factors with sizes in the order a, b, g, d1, e, f, r."""
+    sizes = dict(zip(paper.INDICES, values, strict=True))
+    statements = tuple(f"{name} = {size}" for name, size in sizes.items())
+    d_in, d_out = math.prod(values[:3]), math.prod(values[3:6])
+    return Case(FAMILY, statements, d_in, d_out, sizes=sizes)
+
+
+def test_the_counterexample_is_only_bounded() -> None:
+    """No cut of (2, 2, 2, 3, 3, 1, 1) is below 8, and yet its rank is 7."""
+    claim, rank = check(family((2, 2, 2, 3, 3, 1, 1)))
+    assert claim == Rank(8, None, "bound only")
+    assert rank == 7
+
+
+@settings(max_examples=200)
+@given(st.tuples(*[st.integers(1, 3)] * 7))
+def test_two_factors_with_a_private_size_of_one_are_proved(
+    values: tuple[int, ...],
+) -> None:
+    """The theorem of two factors: the private sizes are those of a, b, d1 and e."""
+    claim, _ = check(family(values))
+    a, b, g, d1, e, f, _ = values
+    product = math.prod(values)
+    assert claim.bound == min(
+        a * b * g, d1 * e * f, product // (a * e), product // (b * d1)
+    )
+    if 1 in (a, b, d1, e):
+        assert claim.status == "proved"
+
+
+@pytest.mark.parametrize("name", library.NAMES)
+def test_library_at_a_power_of_two_is_proved(name: str) -> None:
+    structure = einc.load(name)
+    profile = structure.analyze(64, 64)
+    assert profile.figures is not None
+    sizes = dict(profile.figures.binding.sizes)
+    route = profile.structure.route
+    if route is not None:
+        assert profile.figures.binding.top == 2
+        sizes[route.index] = 2
+    equation = Equation.read(profile.structure.equations[0])
+    claim = profile.figures.rank
+    rank = exact_rank(equation, sizes, 64, 64, claim.bound)
+    assert claim == Rank(rank, rank, "proved")
+
+
+def test_padding_can_cost_rank() -> None:
+    """10 blocks of 11 x 10 less 5 rows of the last one: 9 * 10 + 6."""
+    equation = Equation.read("y[g, o] = x[g, i] * W[g, i, o]")
+    sizes = {"g": 10, "i": 10, "o": 11}
+    statements = tuple(f"{name} = {size}" for name, size in sizes.items())
+    claim, rank = check(Case(equation, statements, 100, 105, sizes=sizes))
+    assert claim == Rank(100, None, "bound only")
+    assert rank == 96
+
+
+def test_elimination() -> None:
+    assert rank_modulo_prime(np.array([[1, 2], [2, 4]])) == 1
+    assert rank_modulo_prime(np.array([[0, 2], [2, 4]])) == 2
+    assert rank_modulo_prime(np.array([[PRIME, 0], [0, 0]])) == 0
+    assert rank_modulo_prime(np.diag([1, 2, 3, 0, 5])) == 4
