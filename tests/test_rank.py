@@ -143,7 +143,12 @@ def test_two_factors_with_a_private_size_of_one_are_proved(
         assert claim.status == "proved"
 
 
-@pytest.mark.parametrize("name", library.NAMES)
+# Where all sizes are powers of two: tucker's rank of 64^(1/4) is not.
+ONE_TERM = [n for n in library.NAMES if len(library.structure(n).terms) == 1]
+POWERS = [name for name in ONE_TERM if name != "tucker"]
+
+
+@pytest.mark.parametrize("name", POWERS)
 def test_library_at_a_power_of_two_is_proved(name: str) -> None:
     structure = einc.load(name)
     profile = structure.analyze(64, 64)

@@ -263,6 +263,6 @@ def test_what_is_just_within_the_limits() -> None:
 def test_limits_are_those_of_a_statement() -> None:
     """Many statements are no long one."""
     one = "y[a, b] = x[c] * W[c, a, b] a, b ~ (((d)))^(1 - 1/2) route a top 2 + 2 "
-    assert len(parse_body(Source.of("f", one * 200), "s").statements) == 600
+    assert len(parse_body(Source.of("f", one * 166), "s").statements) == 498
     many = "normalize A, B, C " * 200
     assert len(parse_body(Source.of("f", many), "s").statements) == 200
