@@ -7,6 +7,7 @@ import random
 from dataclasses import replace
 from typing import Any
 
+import pytest
 import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -15,7 +16,8 @@ from structures import Case, any_case, exact
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from einc import compiler
+import einc
+from einc import compiler, library
 from einc.analysis.profile import Profile
 from einc.nn.compile import module_class
 from einc.order import ORDERS
@@ -78,6 +80,25 @@ def test_module_is_the_einsum(
     made = structure.module_class(case.d_in, case.d_out, **options)
     torch.manual_seed(data.draw(st.integers(0, 2**32)))
     check(case, sizes, made(dtype=torch.float64), batch)
+
+
+ONE_TERM = [
+    name
+    for name in library.NAMES
+    if library.structure(name).route is None and len(library.structure(name).terms) == 1
+]
+
+
+@pytest.mark.parametrize("shape", [(64, 96), (61, 98)], ids=lambda s: f"{s[0]}x{s[1]}")
+@pytest.mark.parametrize("name", ONE_TERM)
+def test_library(name: str, shape: tuple[int, int]) -> None:
+    structure = einc.load(name)
+    profile = structure.analyze(*shape)
+    equation = Equation.read(profile.structure.equations[0])
+    case = Case(equation, (), *shape)
+    torch.manual_seed(0)
+    made = structure.module_class(*shape)
+    check(case, sizes_of(case, profile), made(dtype=torch.float64), (5,))
 
 
 def with_tree(case: Case, profile: Profile, tree: Any) -> type[nn.Module]:

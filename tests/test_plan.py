@@ -219,16 +219,51 @@ def test_weights_of_what_needs_a_gradient(
     assert (got.saved, got.training) == wanted
 
 
+def low_rank(i: int, r: int, o: int, scalars: int = 0) -> Case:
+    """A bottleneck, with factors that are a single number."""
+    names = "CDE"[:scalars]
+    factors = {"A": ("i", "r"), "B": ("r", "o"), **{name: () for name in names}}
+    sizes = {"i": i, "r": r, "o": o}
+    statements = tuple(f"{index} = {size}" for index, size in sizes.items())
+    equation = Equation(("i",), ("o",), factors)
+    return Case(equation, statements, i, o, sizes=sizes)
+
+
 def test_gradients_can_change_the_order() -> None:
-    """x joins A and B in turn, but frozen factors are cheaper merged."""
-    equation = Equation.read("y[o] = x[i] * A[i, r] * B[r, o]")
-    sizes = {"i": 8, "r": 7, "o": 8}
-    statements = tuple(f"{i} = {s}" for i, s in sizes.items())
-    case = Case(equation, statements, 8, 8, sizes=sizes)
-    # 3 * (7 * 56 + 7 * 56) < 3 * (448 + 7 * 64): in turn.
-    assert trained_tree(case, 7, {"x", "A", "B"}) == chain("A", "B")
-    # 2 * (7 * 56 + 7 * 56) > 448 + 2 * (7 * 64): merged.
-    assert trained_tree(case, 7, {"x"}) == ("x", ("A", "B"))
+    """x joins A and B in turn, or they are merged, by what needs a gradient."""
+    case, in_turn, merged = low_rank(8, 7, 8), chain("A", "B"), ("x", ("A", "B"))
+    # 3 * (7 * 56 + 7 * 56) < 3 * (448 + 7 * 64).
+    assert trained_tree(case, 7, {"x", "A", "B"}) == in_turn
+    # 2 * (7 * 56 + 7 * 56) > 448 + 2 * (7 * 64).
+    assert trained_tree(case, 7, {"x"}) == merged
+    # 15 * 56 + 2 * (15 * 56) < 2 * (448 + 15 * 64), but not for 30 tokens.
+    assert trained_tree(case, 15, {"B"}) == in_turn
+    assert trained_tree(case, 30, {"B"}) == merged
+
+
+@pytest.mark.parametrize("trained", [{"x"}, {"B"}, {"x", "A", "B", "C", "D", "E"}])
+@pytest.mark.parametrize("tokens", [5, 7, 15, 30])
+def test_gradients_weigh_with_five_factors_too(trained: set[str], tokens: int) -> None:
+    case = low_rank(8, 7, 8, scalars=3)
+    equation, sizes, some = case.equation, case.known_sizes, frozenset(trained)
+    tree = trained_tree(case, tokens, trained)
+    got = cost(equation, sizes, tree, tokens, trained=some)
+    fewest = min(
+        cost(equation, sizes, tree, tokens, trained=some).training
+        for tree in trees(tuple(equation.tensors))
+    )
+    assert got.training == fewest
+
+
+def test_five_percent_more_may_keep_less() -> None:
+    """In turn: 64 a token, 4 a token kept. Merged: 256 and 64 a token, 64 kept."""
+    case = low_rank(8, 4, 8)
+    for tokens, tree in ((79, chain("A", "B")), (80, ("x", ("A", "B")))):
+        profile, _ = planned(case, tokens)
+        assert tree_of(profile.plan.terms[0].root) == tree
+    # From five factors on the fewest multiply-adds alone count.
+    _, got = planned(low_rank(8, 4, 8, scalars=3), 10_000)
+    assert got.matrix == 64 * 10_000
 
 
 MOE = "y[o] = x[i] * U[r, i, k] * V[r, k, o]"

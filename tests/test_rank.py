@@ -127,6 +127,57 @@ def test_the_counterexample_is_only_bounded() -> None:
     assert rank == 7
 
 
+def fixed(equation: str, **sizes: int) -> Case:
+    read = Equation.read(equation)
+    statements = tuple(f"{name} = {size}" for name, size in sizes.items())
+    features = size_of(read.x, sizes), size_of(read.y, sizes)
+    return Case(read, statements, *features, sizes=sizes)
+
+
+def test_a_third_factor_does_not_hide_the_counterexample() -> None:
+    """C is square, so x meets the other two as before."""
+    case = fixed(
+        "y[d1, e, f] = x[h, b, g] * C[h, a] * A[a, g, d1, f] * B[b, g, e, f]",
+        **{"h": 2, "a": 2, "b": 2, "g": 2, "d1": 3, "e": 3, "f": 1},
+    )
+    claim, rank = check(case)
+    assert claim == Rank(8, None, "bound only")
+    assert rank == 7
+
+
+TWOS = {"a": 2, "b": 2, "p": 2, "e": 2}
+
+
+@pytest.mark.parametrize(
+    ("case", "rank"),
+    [
+        # An index of x and y multiplies the rank by its size and leaves.
+        (
+            fixed("y[k, p, e] = x[k, a, b] * A[k, a, p] * B[k, b, e]", **TWOS, k=3),
+            12,
+        ),
+        # What a factor has alone is summed.
+        (fixed("y[p, e] = x[a, b] * A[a, p, k] * B[b, e]", **TWOS, k=3), 4),
+        # The indices of C are those of A, or of the input alone.
+        (fixed("y[p, e] = x[a, b] * A[a, p] * B[b, e] * C[a]", **TWOS), 4),
+        (fixed("y[p, e] = x[a, b, k] * A[a, p] * B[b, e] * C[b]", **TWOS, k=3), 4),
+        # Indices of the same tensors are one: all sizes are 6 then.
+        (
+            fixed(
+                "y[p, e] = x[a, b, c] * A[a, c, p] * B[b, e]",
+                **{"a": 2, "c": 3, "b": 6, "p": 6, "e": 6},
+            ),
+            36,
+        ),
+        # One factor, whatever its sizes.
+        (fixed("y[p, q] = x[a, q, c] * A[a, p]", a=5, p=3, q=2, c=2), 6),
+    ],
+)
+def test_reductions_prove_what_sizes_alone_do_not(case: Case, rank: int) -> None:
+    claim, found = check(case)
+    assert claim == Rank(rank, rank, "proved") and found == rank
+
+
 @settings(max_examples=200)
 @given(st.tuples(*[st.integers(1, 3)] * 7))
 def test_two_factors_with_a_private_size_of_one_are_proved(

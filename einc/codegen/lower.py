@@ -370,7 +370,7 @@ def _figures(profile: Profile) -> tuple[str, ...]:
     binding, work = figures.binding, figures.work
     sizes = ", ".join(f"{name} = {size}" for name, size in binding.sizes.items())
     padded_in, padded_out = (max(pair) for pair in zip(*binding.padded, strict=True))
-    lines = [f"{binding.d_in} -> {binding.d_out} features: {sizes}"]
+    lines = [f"{binding.d_in} -> {binding.d_out} features" + f": {sizes}" * bool(sizes)]
     if binding.is_padded:
         lines.append(f"padded to {padded_in} -> {padded_out} features")
     lines.append(
