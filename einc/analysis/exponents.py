@@ -16,6 +16,7 @@ max(min(alpha, epsilon), min(beta, delta)) for min(alpha, epsilon).
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -135,8 +136,11 @@ def _steps(network: Network, order: Iterable[int]) -> list[int]:
 def _merged_work(network: Network, thetas: Sequence[Fraction]) -> Fraction:
     """The least exponent if any group of factors may be merged before it joins x."""
     everything = network.everything
-    known: dict[int, Fraction] = {}
-    to_go: dict[int, Fraction] = {everything: Fraction(0)}
+    # In whole parts of one: comparing fractions would take most of the time.
+    scale = math.lcm(*(theta.denominator for theta in thetas))
+    parts = [int(theta * scale) for theta in thetas]
+    known: dict[int, int] = {}
+    to_go: dict[int, int] = {everything: 0}
     for joined in range(everything - 2, 0, -1):
         if not joined & X:
             continue
@@ -145,13 +149,14 @@ def _merged_work(network: Network, thetas: Sequence[Fraction]) -> Fraction:
         while group:
             mask = network.touched(joined, group)
             if mask not in known:
-                known[mask] = _sum(thetas, mask)
+                known[mask] = sum(parts[i] for i in bits(mask))
             worst = max(known[mask], to_go[joined | group])
-            least = worst if least is None else min(least, worst)
+            if least is None or worst < least:
+                least = worst
             group = (group - 1) & rest
         assert least is not None
         to_go[joined] = least
-    return to_go[X]
+    return Fraction(to_go[X], scale)
 
 
 # Formulas
