@@ -81,8 +81,8 @@ class StructuredMap:
         class_name: str = "",
     ) -> str:
         """A standalone Python file with one nn.Module for d_in x d_out features."""
-        shape = (d_in, d_out)
-        module = compiler.module(self.structure, shape, tokens, order, class_name)
+        report = self.analyze(d_in, d_out, tokens, order)
+        module = compiler.module(report, class_name)
         return compiler.source(self.structure, [module])
 
     def module_class(
@@ -96,8 +96,8 @@ class StructuredMap:
         """The class of `source`, compiled in this process; equal calls, one class."""
         from einc.nn.compile import module_class
 
-        shape = (d_in, d_out)
-        module = compiler.module(self.structure, shape, tokens, order, class_name)
+        report = self.analyze(d_in, d_out, tokens, order)
+        module = compiler.module(report, class_name)
         return module_class(compiler.source(self.structure, [module]), module.name)
 
     def route(self, index: str, top: int) -> StructuredMap:

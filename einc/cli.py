@@ -156,11 +156,11 @@ def _emit(
         texts = [report.plan_text(r.plan) + "\n" for r in reports]
         return "\n".join(texts), warnings
     modules = []
-    for d_in, d_out in shapes:
+    for profile, (d_in, d_out) in zip(reports, shapes, strict=True):
         name = class_name
         if class_name and len(shapes) > 1:
             name = f"{class_name}{d_in}x{d_out}"
-        modules.append(compiler.module(structure, (d_in, d_out), tokens, order, name))
+        modules.append(compiler.module(profile, name))
     if stage is Stage.module:
         return "\n".join(report.tree(m) + "\n" for m in modules), warnings
     return compiler.source(structure, modules), warnings

@@ -88,21 +88,12 @@ def analyze(
     return profile(structure, order(structure, binding, tokens, kind), binding)
 
 
-def module(
-    structure: Structure,
-    shape: tuple[int | None, int | None],
-    tokens: int = DEFAULT_TOKENS,
-    kind: Order = "best",
-    class_name: str = "",
-) -> Module:
-    """The generated module at one shape, as data."""
-    report = analyze(structure, *shape, tokens, kind)
+def module(report: Profile, class_name: str = "") -> Module:
+    """The generated module of what was analysed at one shape, as data."""
     if report.figures is None:
-        raise UsageError(
-            f"structure `{structure.name}` needs features to generate code"
-        )
+        raise UsageError(f"structure `{report.name}` needs features to generate code")
     binding = report.figures.binding
-    name = class_name or names.class_name(structure.name, binding.d_in, binding.d_out)
+    name = class_name or names.class_name(report.name, binding.d_in, binding.d_out)
     return lower(report, names.check_class_name(name))
 
 

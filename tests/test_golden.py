@@ -58,7 +58,7 @@ def test_stage(stage: str, update: bool) -> None:
         "syntax": lambda: report.tree(structure.definition),
         "structure": lambda: report.tree(structure),
         "plan": lambda: report.plan_text(profile.plan),
-        "module": lambda: report.tree(compiler.module(structure, (64, 96))),
+        "module": lambda: report.tree(compiler.module(profile)),
     }[stage]()
     same(FOLDER / stage / "btt_64x96.txt", text + "\n", update)
 

@@ -82,7 +82,7 @@ def test_several_shapes_in_one_file() -> None:
 
     structure = compiler.load("blast")
     shapes = [(64, 96), (96, 64), (61, 98)]
-    modules = [compiler.module(structure, shape) for shape in shapes]
+    modules = [compiler.module(compiler.analyze(structure, *shape)) for shape in shapes]
     source = compiler.source(structure, modules)
     accept(source)
     assert re.findall(r"^class (\w+)", source, re.M) == [
