@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from fractions import Fraction
 from typing import TYPE_CHECKING
 
-from einc import compiler
+from einc import compiler, specs
 from einc.analysis.profile import Profile
 from einc.errors import UsageError
 from einc.order import Order
@@ -129,7 +129,7 @@ def parse(text: str, name: str = "", /, **arguments: Argument) -> StructuredMap:
     """The structure in `text`; `name` says which, where it has several."""
     exact = {key: exact_argument(key, value) for key, value in arguments.items()}
     source = Source.of("<text>", text)
-    definition = compiler.choose(source, compiler.parse(source), name, "<text>")
+    definition = specs.choose(source, specs.parse(source), name, "<text>")
     structure = compiler.compile_definition(source, definition, exact)
     return StructuredMap(structure, exact)
 

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from einc import __version__, compiler, explain, library, options, taxonomy
+from einc import __version__, compiler, explain, library, options, specs, taxonomy
 from einc.errors import FAULTS, Diagnostic, SpecError, UsageError, counted
 from einc.options import Stage
 from einc.order import Order as OrderName
@@ -44,7 +44,7 @@ def main() -> None:
     """The entry point."""
     # To the parser of options, `-::name` would be an option.
     given = [
-        a.replace("-", compiler.STDIN, 1) if a.startswith("-::") else a
+        a.replace("-", specs.STDIN, 1) if a.startswith("-::") else a
         for a in sys.argv[1:]
     ]
     app(given, prog_name="einc")

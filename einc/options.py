@@ -16,7 +16,7 @@ from typing import Annotated, Any
 
 import typer
 
-from einc import compiler, library, parser
+from einc import compiler, library, parser, specs
 from einc.api import exact_argument
 from einc.errors import FAULTS, Diagnostic, SpecError, UsageError
 from einc.order import ORDERS
@@ -129,7 +129,7 @@ def structure(
         source, definition = _expression(expr)
     else:
         assert spec is not None
-        source, definition = compiler.find(spec)
+        source, definition = specs.find(spec)
     return compiler.compile_definition(source, definition, arguments(define), route)
 
 
@@ -139,23 +139,23 @@ def _expression(text: str) -> tuple[Source, Definition]:
 
 
 def definitions(
-    specs: Iterable[str], expr: str | None = None
+    names: Iterable[str], expr: str | None = None
 ) -> tuple[list[tuple[Source, Definition]], list[Diagnostic]]:
     """All definitions that are named, and the faults of texts that have none."""
     found: list[tuple[Source, Definition]] = []
     faults: list[Diagnostic] = []
-    named = [(path, spec) for spec in specs for path in _files(spec.partition("::")[0])]
+    named = [(path, spec) for spec in names for path in _files(spec.partition("::")[0])]
     for path, spec in named:
         try:
-            source = compiler.read(path)
-            tree = compiler.parse(source)
+            source = specs.read(path)
+            tree = specs.parse(source)
         except SpecError as error:
             faults += error.diagnostics
             continue
         name = spec.partition("::")[2]
         chosen = tree.definitions
         if name:
-            chosen = (compiler.choose(source, tree, name, path),)
+            chosen = (specs.choose(source, tree, name, path),)
         found += [(source, definition) for definition in chosen]
     if expr is not None:
         try:

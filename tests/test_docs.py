@@ -26,7 +26,7 @@ from typing import Any
 import pytest
 from terminal import ROOT, environment
 
-from einc import compiler
+from einc import compiler, specs
 
 PAGES = [p for p in (ROOT / "README.md", *sorted(ROOT.glob("docs/*.md"))) if p.exists()]
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -84,8 +84,8 @@ def check_ein(body: str, folder: Path) -> None:
     path = folder / (named[1] if named else "unnamed.ein")
     path.write_text(body)
     if named is None:
-        source = compiler.read(str(path))
-        for definition in compiler.parse(source).definitions:
+        source = specs.read(str(path))
+        for definition in specs.parse(source).definitions:
             compiler.compile_definition(source, definition)
 
 

@@ -27,6 +27,7 @@ analysis.rank
 analysis.profile
 codegen.nodes codegen.names codegen.writer
 codegen.lower codegen.emit
+specs
 compiler
 taxonomy nn.compile
 api report
