@@ -221,3 +221,39 @@ def test_generated_module_starts_and_learns_so(name: str) -> None:
     assert isinstance(module.bias, nn.Parameter)
     assert not module.bias.any()
     assert rates["adamw"]["bias"] == rates["sgd"]["bias"] == 1
+
+
+def test_a_sum_divides_by_the_root_of_its_terms() -> None:
+    """Each factor's deviation by sqrt(T); n is the number of its own term's factors."""
+    found = scales_of(einc.load("low_rank_plus_block"), 64, 64)
+    assert {n: (s.fan_in, s.fan_out) for n, s in found.items()} == {
+        "U": (64, 8),
+        "V": (8, 64),
+        "D": (8, 8),
+    }
+    alone = {"U": math.sqrt(8) / 64, "V": math.sqrt(1 / 8), "D": math.sqrt(1 / 8)}
+    for name, std in alone.items():
+        assert found[name].std == pytest.approx(std / math.sqrt(2), rel=1e-14)
+    assert {n: s.adamw for n, s in found.items()} == {"U": 0.5, "V": 4, "D": 8}
+    assert {n: s.sgd for n, s in found.items()} == {
+        "U": Fraction(8, 64) / 2,
+        "V": Fraction(64, 8) / 2,
+        "D": 1,
+    }
+
+
+@pytest.mark.parametrize("name", ["low_rank_plus_block", "multi_level_low_rank"])
+def test_sums_have_unit_rms_or_less(name: str) -> None:
+    torch.manual_seed(0)
+    made = einc.load(name).module_class(256, 256)
+    x = torch.randn(200, 256)
+    with torch.no_grad():
+        assert rms(made()(x)) <= 1.1
+
+
+def test_a_tied_factor_takes_its_largest_fan_in() -> None:
+    text = "structure s { y[o] = x[i] * U[i, r] * U[o, r] r = 4 }"
+    (scale,) = scales_of(einc.parse(text), 36, 36).values()
+    # x meets it with fan-in 36 and fan-out 4, then with fan-in 4 and fan-out 36.
+    assert (scale.fan_in, scale.fan_out) == (36, 4)
+    assert scale.std == pytest.approx(2 / 36, rel=1e-14)
