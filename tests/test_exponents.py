@@ -11,7 +11,7 @@ from typing import Any
 import paper
 import pytest
 import sympy
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from oracles import Equation, chain, cost, cuts, size_of, touched
 from structures import Case, exact, growing, routed
@@ -180,6 +180,7 @@ def family(draw: st.DrawFn) -> dict[str, Fraction]:
     return dict(zip(PARAMETERS, twelfths, strict=True))
 
 
+@settings(max_examples=50)
 @given(family())
 def test_symbolic_exponents_are_the_numbers(arguments: dict[str, Fraction]) -> None:
     result = found(einc.load("einsum2", **arguments))

@@ -138,7 +138,7 @@ def test_every_tree_computes_the_same(case: Case) -> None:
 def test_random_trees_of_four_factors(case: Case, rng: random.Random) -> None:
     everything = list(trees(("x", *case.equation.factors)))
     assert len(everything) == 105
-    check_trees(case, rng.sample(everything, 6))
+    check_trees(case, rng.sample(everything, 4))
 
 
 @one_failure
