@@ -162,6 +162,12 @@ TIED_SIZES = Fault(
     "`{there}` is {other} above",
     "a factor that stands twice is one tensor: give both uses the same sizes",
 )
+TIED_GROWTH = Fault(
+    "E216",
+    "factor `{name}` stands twice, but `{here}` grows as d^({now}) here and `{there}` "
+    "as d^({before}) above",
+    "a factor that stands twice is one tensor: let both uses grow alike",
+)
 
 ROUTE_NOT_SUMMED = Fault(
     "E301",

@@ -9,7 +9,7 @@ from einc import errors, syntax
 from einc.errors import Diagnostics
 from einc.expressions import names_in
 from einc.scope import first_place
-from einc.structure import Role, Structure, Term
+from einc.structure import Axis, Role, Structure, Term
 
 
 def lint(structure: Structure, faults: Diagnostics) -> None:
@@ -42,15 +42,28 @@ def lint(structure: Structure, faults: Diagnostics) -> None:
 
 
 def lint_sizes(
-    term: Term, routed: str | None, sizes: Mapping[str, int], faults: Diagnostics
+    structure: Structure, sizes: Mapping[str, int], faults: Diagnostics
 ) -> None:
-    """Inner indices past what the two factors that share them can use."""
-    for axis in term.axes:
-        holders = [o for o in term.operands if axis in o.axes]
-        if axis.role is not Role.INNER or axis.name == routed:
-            continue
-        if len(holders) != 2 or axis.size.expr is None:
-            continue
+    """Inner indices past what the two factors that share them can use.
+
+    Where a third use of the index or of one of the two gains from it, none is wasted.
+    """
+    for axis in structure.axes:
+        terms = [term for term in structure.terms if axis in term.axes]
+        if len(terms) == 1 and axis.name != structure.routed:
+            _lint_size(terms[0], axis, structure, sizes, faults)
+
+
+def _lint_size(
+    term: Term,
+    axis: Axis,
+    structure: Structure,
+    sizes: Mapping[str, int],
+    faults: Diagnostics,
+) -> None:
+    holders = [o for o in term.operands if axis in o.axes]
+    shared = any(operand.name in structure.tied for operand in holders)
+    if axis.role is Role.INNER and len(holders) == 2 and not shared:
         left, right = holders
         enough = min(
             math.prod(sizes[a.name] for a in one.axes if a not in other.axes)

@@ -122,7 +122,7 @@ def _expresses(report: Profile) -> Text:
     best = report.exponents.best
     names = {
         "omega": (best.omega, _sharing(best.omega)),
-        "psi": (best.psi, "full rank" if best.psi == 1 else "rank grows as d^psi"),
+        "psi": (best.psi, _growth_of_rank(report.exponents)),
         "nu": (best.nu, "multiply-adds grow as d^(1 + nu)"),
     }
     for name, (value, meaning) in names.items():
@@ -134,6 +134,11 @@ def _expresses(report: Profile) -> Text:
     if merged:
         text.append(f"\n{merged}")
     return text
+
+
+def _growth_of_rank(found: Exponents) -> str:
+    words = "full rank" if found.best.psi == 1 else "rank grows as d^psi"
+    return words if found.psi_is_exact else f"at most: {words} (a factor is tied)"
 
 
 def _sharing(omega: Fraction | None) -> str:

@@ -86,6 +86,7 @@ def _structure(scope: Scope) -> Structure:
     scope.faults.stop_on_errors()
     terms = tuple(_term(equation, sizes, growths) for equation in scope.equations)
     _one_growth(scope, terms)
+    _tied_growth(scope, terms)
     scope.faults.stop_on_errors()
     return Structure(
         scope.definition.name.text,
@@ -164,4 +165,25 @@ def _one_growth(scope: Scope, terms: tuple[Term, ...]) -> None:
                     name=axis.name,
                     here=axis.theta,
                     there=before.theta,
+                )
+
+
+def _tied_growth(scope: Scope, terms: tuple[Term, ...]) -> None:
+    """The indices of a factor grow alike, wherever it stands."""
+    first: dict[Factor, Operand] = {}
+    for term in terms:
+        for operand in term.operands:
+            before = first.setdefault(operand.factor, operand)
+            for here, there in zip(operand.axes, before.axes, strict=True):
+                if here.theta == there.theta:
+                    continue
+                refs = [r for r in term.equation.right if r.tensor.text == operand.name]
+                scope.faults.add_once(
+                    errors.TIED_GROWTH,
+                    refs[-1].span,
+                    name=operand.name,
+                    here=here.name,
+                    now=here.theta,
+                    there=there.name,
+                    before=there.theta,
                 )

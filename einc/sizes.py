@@ -117,8 +117,7 @@ class _Binder:
         padded = tuple(self._term(term, targets, top, ties) for term in structure.terms)
         self._limits()
         self.faults.stop_on_errors()
-        for term in structure.terms:
-            lint_sizes(term, structure.routed, self.sizes, self.faults)
+        lint_sizes(structure, self.sizes, self.faults)
         return Binding(
             structure,
             self.d_in,

@@ -283,3 +283,13 @@ def test_normalize_leaves_small_factors_alone() -> None:
     module(x).sum().backward()
     assert all(p.grad.isfinite().all() for p in module.parameters())
     assert module.lr_multipliers("adamw")["U_scale"] == 1.0
+
+
+def test_a_rank_that_another_term_uses_is_not_wasted() -> None:
+    text = (
+        "y[o] = x[i] * U[i, r] * V[r, o]\n"
+        "y[g, q] += x[i] * U[i, r] * T[r, s] * D[s, g, q]\n"
+        "r ~ d/8 s ~ d/16 g ~ d_out^(1/2)"
+    )
+    profile = einc.parse(f"structure s {{ {text} }}").analyze(256, 256)
+    assert [w.code for w in profile.warnings] == []
