@@ -206,3 +206,14 @@ def test_force_follows_a_link_and_spares_devices(tmp_path: Path):
         f"error: cannot write `{os.devnull}`: it is not a file\n",
     )
     assert Path(os.devnull).is_char_device()
+
+
+@pytest.mark.parametrize("after", [0.1, 0.2, 0.3])
+def test_an_interrupt_while_it_loads_is_quiet(after: float):
+    command = [sys.executable, "-m", "einc", "analyze", "cp", "--in", "1024"]
+    pipe = subprocess.PIPE
+    process = subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True)
+    time.sleep(after)
+    process.send_signal(signal.SIGINT)
+    _, messages = process.communicate()
+    assert "Traceback" not in messages
