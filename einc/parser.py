@@ -1,14 +1,11 @@
 """Text to syntax tree.
 
 In: a `Source`. Out: a `Spec`, or a `SpecError` with the first syntax error of the
-text. The grammar is grammar/ein.lark and nowhere else; here its tree becomes ours,
-and what lark says of unexpected tokens is put into the words of the language.
+text. The grammar is grammar/ein.lark and nowhere else; here its tree becomes ours.
 """
 
 from __future__ import annotations
 
-from collections import deque
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -17,13 +14,11 @@ from einc import syntax
 from einc.errors import (
     AMBIGUOUS_EXPONENT,
     LIMIT,
-    RESERVED_WORD,
-    UNEXPECTED,
     UNREADABLE_CHARACTER,
     Diagnostics,
-    Fault,
     InternalError,
 )
+from einc.mistakes import Mistake, fail, token_span, unexpected, unreadable
 from einc.source import Source, Span
 
 if TYPE_CHECKING:
@@ -86,7 +81,7 @@ def _parse(source: Source, start: str, faults: Diagnostics) -> Tree[Token]:
     # Bytes that are no text reach a command line as lone surrogates.
     if len(source.text.encode(errors="surrogatepass")) > MAX_BYTES:
         what, advice = "the file is too large", "split it into several"
-        _fail(faults, LIMIT, Span(0, 1), what=what, limit="1 MiB", advice=advice)
+        fail(faults, LIMIT, Span(0, 1), what=what, limit="1 MiB", advice=advice)
     parser = _lark().parse_interactive(source.text, start=start)
     limits = _Limits(faults)
     try:
@@ -94,17 +89,13 @@ def _parse(source: Source, start: str, faults: Diagnostics) -> Tree[Token]:
             limits.see(token)
         tree: Tree[Token] = parser.feed_eof()
     except UnexpectedCharacters as error:
-        _unreadable(source, error.pos_in_stream or 0, faults)
+        unreadable(source, error.pos_in_stream or 0, faults)
         raise InternalError("unreachable") from error
     except UnexpectedToken as error:
-        _unexpected(_Mistake.of(source, start, error.token), faults)
+        again = _lark().parse_interactive(source.text, start=start)
+        unexpected(Mistake.of(again, source, error.token), faults)
         raise InternalError("unreachable") from error
     return tree
-
-
-def _fail(faults: Diagnostics, fault: Fault, span: Span, **values: object) -> None:
-    faults.add(fault, span, note=None, **values)
-    faults.stop_on_errors()
 
 
 class _Limits:
@@ -150,179 +141,7 @@ class _Limits:
             self._stop(token, "too many structures", limit)
 
     def _stop(self, token: Token, what: str, limit: str) -> None:
-        _fail(self.faults, LIMIT, _token_span(token), what=what, limit=limit, advice="")
-
-
-# What stands for a set of terminals in "expected ...", first match first.
-_EXPECTED: tuple[tuple[frozenset[str], str], ...] = (
-    (frozenset(["NAME", "NUMBER", "LPAR", "SQRT"]), "a size expression"),
-    (frozenset(["NUMBER", "NAME", "LPAR"]), "a number, a name or `(`"),
-    (frozenset(["NAME", "ROUTE", "NORMALIZE"]), "a statement"),
-    (frozenset(["PLUS", "MINUS", "STAR", "SLASH"]), "an operator"),
-)
-_FUNCTIONS = ("MIN", "MAX", "SQRT")
-_TERMINALS = {
-    "NAME": "a name",
-    "NUMBER": "a number",
-    "STRING": "a description in double quotes",
-    "STRUCTURE": "`structure`",
-    "ASSIGN": "`=`",
-    "ADD_ASSIGN": "`+=`",
-    "GROWS": "`~`",
-    "ALL": "`all`",
-    "MIN": "`min`",
-    "MAX": "`max`",
-    "SQRT": "`sqrt`",
-    "ROUTE": "`route`",
-    "TOP": "`top`",
-    "NORMALIZE": "`normalize`",
-    "LPAR": "`(`",
-    "RPAR": "`)`",
-    "LBRACE": "`{`",
-    "RBRACE": "`}`",
-    "LSQB": "`[`",
-    "RSQB": "`]`",
-    "COMMA": "`,`",
-    "STAR": "`*`",
-    "PLUS": "`+`",
-    "MINUS": "`-`",
-    "SLASH": "`/`",
-    "CIRCUMFLEX": "`^`",
-    "$END": "the end of the text",
-}
-
-
-def _expected(terminals: frozenset[str]) -> str:
-    left, parts = set(terminals), []
-    for group, words in _EXPECTED:
-        if group <= left:
-            parts.append(words)
-            left -= group | {"MIN", "MAX"}
-            if words == "an operator":
-                left.discard("CIRCUMFLEX")
-    parts += [_TERMINALS[t] for t in sorted(left, key=list(_TERMINALS).index)]
-    return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} or {parts[-1]}"
-
-
-@dataclass(frozen=True)
-class _Mistake:
-    """A token where it cannot stand: what could, and the types of those before it."""
-
-    source: Source
-    token: Token
-    accepts: frozenset[str]
-    before: tuple[str, ...]
-
-    @classmethod
-    def of(cls, source: Source, start: str, token: Token) -> _Mistake:
-        """Parses up to `token` again: what lark says it expected is too much.
-
-        (Of a token it cannot use, an LALR parser sees so only after reductions
-        that other tokens would have wanted, and its tables mix their contexts.)
-        """
-        parser = _lark().parse_interactive(source.text, start=start)
-        before: deque[str] = deque(["", ""], maxlen=64)
-        for seen in parser.iter_parse():
-            if seen.start_pos == token.start_pos and token.type != "$END":
-                break
-            before.append(seen.type)
-        return cls(source, token, frozenset(parser.accepts()), tuple(before))
-
-    @property
-    def span(self) -> Span:
-        if self.token.type == "$END":
-            return Span(len(self.source.text), len(self.source.text))
-        return _token_span(self.token)
-
-    @property
-    def found(self) -> str:
-        if self.token.type == "$END":
-            return "the end of the text"
-        text = str(self.token)
-        return f"`{text}`" if len(text) <= 40 else f"`{text[:40]}...`"
-
-    @property
-    def is_reserved_word(self) -> bool:
-        """Whether a keyword stands where the user may have meant a name."""
-        if self.token not in syntax.RESERVED or "NAME" not in self.accepts:
-            return False
-        if self.before[-1] == "CIRCUMFLEX" and self.token.type in _FUNCTIONS:
-            return False
-        begins_statement = {"ROUTE", "NORMALIZE"} <= self.accepts
-        return not begins_statement or self.token.type not in ("TOP", "STRUCTURE")
-
-    @property
-    def advice(self) -> str:
-        """How to say what was probably meant, where that is known."""
-        in_expression = "CIRCUMFLEX" in self.accepts
-        match self.before[-1], self.token.type:
-            case "CIRCUMFLEX", "MINUS":
-                return "there is no unary minus: write `^(0 - a)`"
-            case "CIRCUMFLEX", "MIN" | "MAX" | "SQRT":
-                return "put the exponent in parentheses"
-            case _, "MINUS" if "NUMBER" in self.accepts:
-                return "there is no unary minus: write `0 - a`"
-            case "RSQB", "PLUS" | "MINUS":
-                return "a sum is written as a second equation, `y[...] += ...`"
-            case _, "CIRCUMFLEX":
-                return "powers do not chain: write `a^(b^c)` or `(a^b)^c`"
-            case "STAR", "STAR":
-                return "powers are written with `^`"
-            case "ASSIGN", "ASSIGN":
-                return "write a single `=`"
-            case "NAME", "LPAR" if in_expression:
-                return "products need a `*`; the functions are `min`, `max` and `sqrt`"
-            case _, "NUMBER" | "LPAR" if in_expression:
-                return "products need a `*`"
-        return "products need a `*`" if self._follows_a_factor() else ""
-
-    def _follows_a_factor(self) -> bool:
-        """Whether the product of `2 d` or `x[i] W[i, o]` was read as a new statement."""
-        if self.accepts == {"ASSIGN", "ADD_ASSIGN"} and "LSQB" in self.before:
-            name = len(self.before) - 2 - self.before[::-1].index("LSQB")
-            return self.before[name - 1] == "RSQB"
-        starts = self.accepts == {"ASSIGN", "GROWS", "LSQB", "COMMA"}
-        return starts and self.before[-2] in ("NUMBER", "NAME", "RPAR")
-
-
-def _unexpected(mistake: _Mistake, faults: Diagnostics) -> None:
-    if mistake.is_reserved_word:
-        name = str(mistake.token)
-        suggestion = syntax.instead_of(name)
-        values = {"name": name, "use": "a name", "suggestion": suggestion}
-        _fail(faults, RESERVED_WORD, mistake.span, **values)
-    _fail(
-        faults,
-        UNEXPECTED,
-        mistake.span,
-        expected=_expected(mistake.accepts),
-        found=mistake.found,
-        advice=mistake.advice,
-    )
-
-
-def _unreadable(source: Source, offset: int, faults: Diagnostics) -> None:
-    character = source.text[offset]
-    if character == '"':
-        found, advice = 'a `"` without its partner', "close the string on its line"
-    elif character.isprintable():
-        found, advice = f"`{character}`", ""
-        if character.isalpha() or character == "_":
-            advice = "names are an ASCII letter, then ASCII letters, digits and `_`"
-        elif character == "'":
-            advice = "strings stand between double quotes"
-        elif character == ".":
-            advice = "a number has digits on both sides of its point"
-    else:
-        found, advice = f"the character U+{ord(character):04X}", "remove it"
-    span = Span(offset, offset + 1)
-    _fail(faults, UNREADABLE_CHARACTER, span, found=found, advice=advice)
-
-
-def _token_span(token: Token) -> Span:
-    if token.start_pos is None or token.end_pos is None:
-        raise InternalError(f"lark gave token {token!r} no place")
-    return Span(token.start_pos, token.end_pos)
+        fail(self.faults, LIMIT, token_span(token), what=what, limit=limit, advice="")
 
 
 def _span(tree: Tree[Token]) -> Span:
@@ -338,7 +157,7 @@ def _trees(tree: Tree[Token]) -> list[Tree[Token]]:
 
 
 def _name(token: Any) -> syntax.Name:
-    return syntax.Name(str(token), _token_span(token))
+    return syntax.Name(str(token), token_span(token))
 
 
 def _definition(tree: Any, faults: Diagnostics) -> syntax.Definition:
@@ -347,7 +166,7 @@ def _definition(tree: Any, faults: Diagnostics) -> syntax.Definition:
         offset = next(i for i, c in enumerate(doc) if not c.isprintable())
         span = Span(doc.start_pos + offset, doc.start_pos + offset + 1)
         found = f"the character U+{ord(doc[offset]):04X} in a description"
-        _fail(faults, UNREADABLE_CHARACTER, span, found=found, advice="remove it")
+        fail(faults, UNREADABLE_CHARACTER, span, found=found, advice="remove it")
     return syntax.Definition(
         _name(name),
         () if params is None else tuple(_param(p, faults) for p in params.children),

@@ -4,8 +4,8 @@ In: a `Structure`, d_in and d_out. Out: a `Binding`: one integer for each index,
 that the sizes of x multiply to d_in and those of y to d_out, or to a little more
 (then the input is padded and the output cut, and no feature is dropped).
 
-`~` alone never fails. Exact sizes may not fit; then the nearest features that do
-are named. How sizes are chosen where they are free is in `choose`.
+`~` alone never fails, ties apart. Exact sizes may not fit; then the nearest features
+that do are named. How sizes are chosen where they are free is in `choose`.
 """
 
 from __future__ import annotations

@@ -7,7 +7,8 @@ from frontend import diagnose, under
 from lark import Lark
 from lark.exceptions import GrammarError
 
-from einc.parser import _TERMINALS, grammar_text
+from einc.mistakes import TERMINALS
+from einc.parser import grammar_text
 from einc.syntax import RESERVED
 
 
@@ -28,7 +29,7 @@ def test_that_the_test_above_can_fail() -> None:
 def test_every_terminal_has_words() -> None:
     """Messages speak of the language's terms, so each token needs some."""
     terminals = {t.name for t in build(grammar_text()).terminals}
-    assert terminals - {"__IGNORE_0", "__IGNORE_1"} == set(_TERMINALS) - {"$END"}
+    assert terminals - {"__IGNORE_0", "__IGNORE_1"} == set(TERMINALS) - {"$END"}
 
 
 def test_reserved_words_are_those_of_the_grammar() -> None:

@@ -14,7 +14,8 @@ LAYERS = """
 source
 errors factorise attributes
 syntax explain
-expressions parser
+expressions mistakes
+parser
 structure
 scope network
 equations statements lint ties

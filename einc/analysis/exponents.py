@@ -113,7 +113,7 @@ def _of_term(structure: Structure, term: Term, given: bool) -> _OfTerm:
 
 
 def class_of(structure: Structure, triple: Triple) -> str:
-    """ "full-rank" or "low-rank", then "unshared" or "shared"; "routed" before both."""
+    """The class in words: [routed] full-rank or low-rank, unshared or shared."""
     rank = "full-rank" if triple.psi == 1 else "low-rank"
     shared = triple.omega is not None and triple.omega > 0
     words = [rank, "shared" if shared else "unshared"]

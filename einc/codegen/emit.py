@@ -1,8 +1,8 @@
 """A module to Python source that reads as if written by hand.
 
 In: a structure and its `Module`s, one for each shape. Out: the text of one file,
-the same at every run. Spec text stands in comments and in a string that Python
-quotes; names are identifiers by the grammar.
+the same at every run. Spec text stands in comments; its names, which are identifiers
+by the grammar, and its sizes are all that reaches code and docstrings.
 """
 
 from __future__ import annotations
@@ -185,7 +185,7 @@ def _contract(out: Writer, module: Module) -> None:
         out.line('"""(n, in_features) to (n, out_features), without the bias."""')
         for assign in module.body:
             _assign(out, assign)
-        out.line(f"return {module.result}")
+        out.line("return y")
 
 
 def _assign(out: Writer, assign: Assign) -> None:

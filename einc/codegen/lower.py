@@ -36,7 +36,7 @@ from einc.codegen.nodes import (
     Sum,
     Value,
 )
-from einc.errors import NO_ROUTED_CODE, InternalError, UsageError
+from einc.errors import NO_ROUTED_CODE, InternalError
 from einc.plan import Contraction, Key, Leaf, Node, Plan, TermPlan
 from einc.sizes import Binding
 from einc.structure import Axis
@@ -69,7 +69,7 @@ class Tensor:
 def lower(profile: Profile, class_name: str) -> Module:
     """The module that computes a structure in the order of `profile.plan`."""
     if profile.figures is None:
-        raise UsageError("code needs features: give --in and --out")
+        raise InternalError("code of what was analysed without features")
     binding, structure = profile.figures.binding, profile.structure
     if structure.route is not None:
         faults = structure.diagnostics()
@@ -97,8 +97,6 @@ def lower(profile: Profile, class_name: str) -> Module:
             for f in structure.factors
         ),
         body=tuple(lowering.body),
-        result="y",
-        repr=structure.name,
     )
 
 

@@ -106,7 +106,7 @@ class Assign:
 
 @dataclass(frozen=True)
 class Module:
-    """One class of a generated file."""
+    """One class of a generated file; `body` ends with y assigned."""
 
     name: str
     title: str
@@ -115,5 +115,3 @@ class Module:
     figures: tuple[str, ...]
     parameters: tuple[Parameter, ...]
     body: tuple[Assign, ...]
-    result: str
-    repr: str
