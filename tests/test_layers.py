@@ -27,6 +27,7 @@ analysis.counts analysis.exponents analysis.scaling
 analysis.rank
 analysis.profile
 codegen.nodes codegen.names codegen.writer
+codegen.layout
 codegen.lower codegen.emit
 specs
 compiler

@@ -10,17 +10,22 @@ or permutes them here.
 
 from __future__ import annotations
 
-import enum
-import math
 from collections import Counter
-from collections.abc import Iterable
-from dataclasses import dataclass
 from itertools import groupby
-from typing import Literal
 
 from einc.analysis.counts import step_macs
 from einc.analysis.profile import Profile, number
 from einc.analysis.scaling import Scale, scales
+from einc.codegen.layout import (
+    TOKENS,
+    Dim,
+    Groups,
+    Layouts,
+    Operands,
+    Tensor,
+    layout_text,
+    names_of,
+)
 from einc.codegen.nodes import (
     Assign,
     Attribute,
@@ -30,40 +35,13 @@ from einc.codegen.nodes import (
     Normalized,
     Pad,
     Parameter,
-    Permute,
     Product,
-    Reshape,
     Sum,
     Value,
 )
 from einc.errors import NO_ROUTED_CODE, InternalError
 from einc.plan import Contraction, Key, Leaf, Node, Plan, TermPlan
 from einc.sizes import Binding
-from einc.structure import Axis
-
-
-class Tokens(enum.Enum):
-    """The dimension that all batch dimensions of x are flattened into."""
-
-    TOKENS = "n"
-
-
-TOKENS = Tokens.TOKENS
-Dim = Axis | Tokens
-Groups = tuple[tuple[Dim, ...], ...]
-"""A layout: each dimension is a group of axes, slowest first."""
-
-
-@dataclass(frozen=True)
-class Tensor:
-    """A value and its layout."""
-
-    value: Value
-    groups: Groups
-
-    @property
-    def dims(self) -> tuple[Dim, ...]:
-        return tuple(dim for group in self.groups for dim in group)
 
 
 def lower(profile: Profile, class_name: str) -> Module:
@@ -105,6 +83,7 @@ class _Lowering:
 
     def __init__(self, binding: Binding, plan: Plan, sizes: dict[str, Scale]) -> None:
         self.binding = binding
+        self.layouts = Layouts(binding)
         self.plan = plan
         self.scales = sizes
         self.tokens = plan.tokens or 1
@@ -134,8 +113,8 @@ class _Lowering:
     def _term(self, term: TermPlan, padded: tuple[int, int]) -> Value:
         """The value of one term: (n, out_features)."""
         result = self._node(term, term.root, padded[0])
-        output = self._big(term.network.term.output)
-        y = self._regroup(result, ((TOKENS,), output)).value
+        output = self.layouts.big(term.network.term.output)
+        y = self.layouts.regroup(result, ((TOKENS,), output)).value
         if padded[1] != self.binding.d_out:
             y = Cut(y, self.binding.d_out)
         root = _root(y)
@@ -157,19 +136,19 @@ class _Lowering:
         """A tensor as it stands, what it alone has summed away."""
         tensor: Tensor
         if leaf.holds_x:
-            groups: Groups = ((TOKENS,), self._big(leaf.axes))
+            groups: Groups = ((TOKENS,), self.layouts.big(leaf.axes))
             tensor = Tensor(self._input(padded_in), groups)
         else:
-            each = tuple(self._big([axis]) for axis in leaf.axes)
+            each = tuple(self.layouts.big([axis]) for axis in leaf.axes)
             normalized = leaf.name in self.binding.structure.normalized
             value = Local(leaf.name) if normalized else Attribute(leaf.name)
             tensor = Tensor(value, each)
-        private = self._big(leaf.private)
+        private = self.layouts.big(leaf.private)
         if not private:
             return tensor
         runs = groupby(tensor.dims, lambda d: d if d is TOKENS else d in private)
         groups = tuple(tuple(run) for _, run in runs)
-        tensor = self._regroup(tensor, groups)
+        tensor = self.layouts.regroup(tensor, groups)
         dims = tuple(i for i, group in enumerate(groups) if group[0] in private)
         rest = tuple(group for group in groups if group[0] not in private)
         return Tensor(Sum(tensor.value, dims), rest)
@@ -209,7 +188,7 @@ class _Lowering:
         right = self._node(term, node.right, padded_in)
         if node.right.holds_x:
             left, right = right, left
-        kept = self._big(node.kept)
+        kept = self.layouts.big(node.kept)
         summed = [d for d in left.dims if d in right.dims and d not in kept]
         if any(d is not TOKENS for d in summed):
             return self._matrix(term, node, left, right)
@@ -218,60 +197,41 @@ class _Lowering:
     def _matrix(
         self, term: TermPlan, node: Contraction, left: Tensor, right: Tensor
     ) -> Tensor:
-        kept = set(self._big(node.kept)) | {TOKENS}
-        both = [d for d in left.dims if d in right.dims]
-        batch = tuple(d for d in both if d in kept)
-        summed = tuple(d for d in both if d not in kept)
-        rows = tuple(d for d in left.dims if d not in both)
-        columns = tuple(d for d in right.dims if d not in both)
-        if node is term.root:
-            # The last weight is permuted rather than the output.
-            columns = tuple(d for d in term.network.term.output if d in columns)
-        prefix = (batch,) if batch else ()
-        a = self._regroup(left, (*prefix, rows, summed))
-        b = self._regroup(right, (*prefix, summed, columns))
-        groups = (*prefix, rows, columns)
-        return self._product(term, node, "bmm" if batch else "matmul", a, b, groups)
+        kept: set[Dim] = {TOKENS, *self.layouts.big(node.kept)}
+        # The last weight is permuted rather than the output.
+        columns = term.network.term.output if node is term.root else None
+        operands = self.layouts.matrix(left, right, kept, columns)
+        return self._product(term, node, operands)
 
     def _elementwise(
         self, term: TermPlan, node: Contraction, left: Tensor, right: Tensor
     ) -> Tensor:
-        dims = (*left.dims, *(d for d in right.dims if d not in left.dims))
-        a = self._regroup(left, _broadcast(dims, left.dims))
-        b = self._regroup(right, _broadcast(dims, right.dims))
-        groups = tuple((d,) for d in dims)
-        return self._product(term, node, "multiply", a, b, groups)
+        return self._product(term, node, self.layouts.elementwise(left, right))
 
-    def _product(
-        self,
-        term: TermPlan,
-        node: Contraction,
-        kind: Literal["matmul", "bmm", "multiply"],
-        a: Tensor,
-        b: Tensor,
-        groups: Groups,
-    ) -> Tensor:
+    def _product(self, term: TermPlan, node: Contraction, operands: Operands) -> Tensor:
         """`node = a * b`, after a line for each of the two that is not as it was."""
         named: list[Value] = []
         comment = self._comment(term, node)
-        for tensor in (a, b):
+        for tensor in (operands.left, operands.right):
             root = _root(tensor.value)
             if tensor.value != root:
                 name = self._name(root, root.name[0])
                 if Local(name) in named:
                     name = self._fresh(root.name[0])  # a factor times itself
-                layout = _layout(tensor.groups)
+                layout = layout_text(tensor.groups)
                 self.body.append(Assign(name, tensor.value, layout, comment))
                 root, comment = Local(name), ""
             named.append(root)
-        product = Product(kind, *named)
-        self.body.append(Assign(node.name, product, _layout(groups), comment))
-        return Tensor(Local(node.name), groups)
+        product = Product(operands.kind, *named)
+        self.body.append(
+            Assign(node.name, product, layout_text(operands.groups), comment)
+        )
+        return Tensor(Local(node.name), operands.groups)
 
     def _comment(self, term: TermPlan, node: Contraction) -> str:
         """What a contraction computes, and what it costs."""
         operands = " * ".join(
-            f"{n.name}[{_names(n.axes if isinstance(n, Leaf) else n.kept)}]"
+            f"{n.name}[{names_of(n.axes if isinstance(n, Leaf) else n.kept)}]"
             for n in (node.left, node.right)
         )
         kept = term.network.term.output if node is term.root else node.kept
@@ -279,64 +239,13 @@ class _Lowering:
         cost = f"{number(macs):,} multiply-adds a token"
         if not node.holds_x:
             cost = f"{int(macs * self.tokens):,} multiply-adds a call"
-        return f"{node.name}[{_names(kept)}] = {operands}: {cost}"
-
-    # Layouts
-
-    def _big(self, axes: Iterable[Axis]) -> tuple[Axis, ...]:
-        """The axes of size above 1: the others are nothing to a layout."""
-        return tuple(a for a in axes if self.binding.size(a) > 1)
-
-    def _extent(self, group: tuple[Dim, ...]) -> int:
-        if TOKENS in group:
-            return -1
-        return math.prod(self.binding.size(d) for d in group if d is not TOKENS)
-
-    def _regroup(self, tensor: Tensor, groups: Groups) -> Tensor:
-        """The same tensor in another layout: reshape, permute, reshape, as needed."""
-        wanted = tuple(dim for group in groups for dim in group)
-        if Counter(wanted) != Counter(tensor.dims):
-            raise InternalError(f"a layout of {wanted} from {tensor.dims}")
-        if groups == tensor.groups:
-            return tensor
-        if wanted != tensor.dims:
-            pieces = _pieces(tensor.groups, groups)
-            ordered = sorted(pieces, key=lambda piece: wanted.index(piece[0]))
-            flat = self._reshape(tensor, pieces)
-            order = tuple(pieces.index(piece) for piece in ordered)
-            tensor = Tensor(Permute(flat.value, order), tuple(ordered))
-        return self._reshape(tensor, groups)
-
-    def _reshape(self, tensor: Tensor, groups: Groups) -> Tensor:
-        if groups == tensor.groups:
-            return tensor
-        shape = tuple(self._extent(group) for group in groups)
-        return Tensor(Reshape(tensor.value, shape), groups)
+        return f"{node.name}[{names_of(kept)}] = {operands}: {cost}"
 
 
 def _reads(plan: Plan) -> Counter[str]:
     """How often what has a name is read: by contractions, and as a term's result."""
     nodes = [operand for _, step in plan.steps for operand in (step.left, step.right)]
     return Counter(node.name for node in [*nodes, *(t.root for t in plan.terms)])
-
-
-def _broadcast(dims: tuple[Dim, ...], own: tuple[Dim, ...]) -> Groups:
-    """The layout of a tensor with dims `own` against `dims`: size 1 elsewhere."""
-    return tuple((d,) if d in own else () for d in dims)
-
-
-def _pieces(groups: Groups, wanted: Groups) -> Groups:
-    """The groups, cut where what follows in them does not follow in `wanted`."""
-    place = {d: (g, i) for g, group in enumerate(wanted) for i, d in enumerate(group)}
-    pieces: list[tuple[Dim, ...]] = []
-    for group in groups:
-        for i, dim in enumerate(group):
-            number, position = place[dim]
-            if i and place[group[i - 1]] == (number, position - 1):
-                pieces[-1] += (dim,)
-            else:
-                pieces.append((dim,))
-    return tuple(pieces)
 
 
 def _root(value: Value) -> Local | Attribute:
@@ -346,19 +255,6 @@ def _root(value: Value) -> Local | Attribute:
             raise InternalError("a product without a name")
         value = value.value
     return value
-
-
-def _names(axes: Iterable[Axis]) -> str:
-    return ", ".join(a.name for a in axes)
-
-
-def _layout(groups: Groups) -> str:
-    """A layout for a comment: dimensions by comma, axes within one by `*`."""
-    names = [
-        "*".join(d.value if isinstance(d, Tokens) else d.name for d in group) or "1"
-        for group in groups
-    ]
-    return ", ".join(names)
 
 
 def _figures(profile: Profile) -> tuple[str, ...]:

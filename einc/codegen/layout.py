@@ -1,0 +1,159 @@
+"""Layouts of tensors, and the views that lead from one to another.
+
+A tensor's dimensions are groups of axes, slowest first; `Layouts` gives reshapes and
+permutations from one grouping to another, and what two tensors are as the operands
+of a matrix product. Axes of size 1 are in no layout.
+"""
+
+from __future__ import annotations
+
+import enum
+import math
+from collections import Counter
+from collections.abc import Iterable, Sequence, Set
+from dataclasses import dataclass
+from typing import Literal
+
+from einc.codegen.nodes import Permute, Reshape, Value
+from einc.errors import InternalError
+from einc.sizes import Binding
+from einc.structure import Axis
+
+
+class Tokens(enum.Enum):
+    """The dimension that all batch dimensions of x are flattened into."""
+
+    TOKENS = "n"
+
+
+TOKENS = Tokens.TOKENS
+Dim = Axis | Tokens
+Groups = tuple[tuple[Dim, ...], ...]
+"""A layout: each dimension is a group of axes, slowest first."""
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """A value and its layout."""
+
+    value: Value
+    groups: Groups
+
+    @property
+    def dims(self) -> tuple[Dim, ...]:
+        return tuple(dim for group in self.groups for dim in group)
+
+
+@dataclass(frozen=True)
+class Operands:
+    """Two tensors in the layouts in which `kind` multiplies them, and the result's."""
+
+    kind: Literal["matmul", "bmm", "multiply"]
+    left: Tensor
+    right: Tensor
+    groups: Groups
+
+
+class Layouts:
+    """Views of tensors at the sizes of a binding."""
+
+    def __init__(self, binding: Binding) -> None:
+        self.binding = binding
+
+    def big(self, axes: Iterable[Axis]) -> tuple[Axis, ...]:
+        """The axes of size above 1: the others are nothing to a layout."""
+        return tuple(a for a in axes if self.binding.size(a) > 1)
+
+    def extent(self, group: tuple[Dim, ...]) -> int:
+        if TOKENS in group:
+            return -1
+        return math.prod(self.binding.size(d) for d in group if d is not TOKENS)
+
+    def regroup(self, tensor: Tensor, groups: Groups) -> Tensor:
+        """The same tensor in another layout: reshape, permute, reshape, as needed."""
+        wanted = tuple(dim for group in groups for dim in group)
+        if Counter(wanted) != Counter(tensor.dims):
+            raise InternalError(f"a layout of {wanted} from {tensor.dims}")
+        if groups == tensor.groups:
+            return tensor
+        if wanted != tensor.dims:
+            pieces = cut(tensor.groups, groups)
+            ordered = sorted(pieces, key=lambda piece: wanted.index(piece[0]))
+            flat = self.reshape(tensor, pieces)
+            order = tuple(pieces.index(piece) for piece in ordered)
+            tensor = Tensor(Permute(flat.value, order), tuple(ordered))
+        return self.reshape(tensor, groups)
+
+    def reshape(self, tensor: Tensor, groups: Groups) -> Tensor:
+        if groups == tensor.groups:
+            return tensor
+        shape = tuple(self.extent(group) for group in groups)
+        return Tensor(Reshape(tensor.value, shape), groups)
+
+    def matrix(
+        self,
+        left: Tensor,
+        right: Tensor,
+        kept: Set[Dim],
+        columns: Sequence[Dim] | None = None,
+    ) -> Operands:
+        """As a matrix product: what both keep is its batch, what neither is summed.
+
+        `columns` orders what the right one alone has, which else stays as it stands.
+        """
+        both = [d for d in left.dims if d in right.dims]
+        batch = tuple(d for d in both if d in kept)
+        summed = tuple(d for d in both if d not in kept)
+        rows = tuple(d for d in left.dims if d not in both)
+        own = tuple(d for d in right.dims if d not in both)
+        if columns is not None:
+            own = tuple(d for d in columns if d in own)
+        prefix = (batch,) if batch else ()
+        return Operands(
+            "bmm" if batch else "matmul",
+            self.regroup(left, (*prefix, rows, summed)),
+            self.regroup(right, (*prefix, summed, own)),
+            (*prefix, rows, own),
+        )
+
+    def elementwise(self, left: Tensor, right: Tensor) -> Operands:
+        """As `*`, each broadcast over what the other alone has."""
+        dims = (*left.dims, *(d for d in right.dims if d not in left.dims))
+        return Operands(
+            "multiply",
+            self.regroup(left, broadcast(dims, left.dims)),
+            self.regroup(right, broadcast(dims, right.dims)),
+            tuple((d,) for d in dims),
+        )
+
+
+def broadcast(dims: tuple[Dim, ...], own: tuple[Dim, ...]) -> Groups:
+    """The layout of a tensor with dims `own` against `dims`: size 1 elsewhere."""
+    return tuple((d,) if d in own else () for d in dims)
+
+
+def cut(groups: Groups, wanted: Groups) -> Groups:
+    """The groups, cut where what follows in them does not follow in `wanted`."""
+    place = {d: (g, i) for g, group in enumerate(wanted) for i, d in enumerate(group)}
+    pieces: list[tuple[Dim, ...]] = []
+    for group in groups:
+        for i, dim in enumerate(group):
+            number, position = place[dim]
+            if i and place[group[i - 1]] == (number, position - 1):
+                pieces[-1] += (dim,)
+            else:
+                pieces.append((dim,))
+    return tuple(pieces)
+
+
+def names_of(axes: Iterable[Axis]) -> str:
+    return ", ".join(a.name for a in axes)
+
+
+def layout_text(groups: Groups) -> str:
+    """A layout for a comment: dimensions by comma, axes within one by `*`."""
+    names = [
+        "*".join(d.value if isinstance(d, Tokens) else d.name for d in group) or "1"
+        for group in groups
+    ]
+    return ", ".join(names)
