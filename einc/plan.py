@@ -77,6 +77,13 @@ class Contraction:
     def summed(self) -> tuple[Axis, ...]:
         return tuple(a for a in self.touched if a not in self.kept)
 
+    @property
+    def x_first(self) -> tuple[Node, Node]:
+        """The two nodes, the one that holds x before the other, if one does."""
+        return (
+            (self.right, self.left) if self.right.holds_x else (self.left, self.right)
+        )
+
 
 Node = Leaf | Contraction
 Key = tuple[Any, ...]
@@ -106,6 +113,26 @@ class TermPlan:
     def leaves(self) -> tuple[Leaf, ...]:
         return tuple(n for n in _postorder(self.root) if isinstance(n, Leaf))
 
+    @cached_property
+    def expert_steps(self) -> tuple[Contraction, ...]:
+        """What each expert computes for its tokens, in order; without a route, nothing.
+
+        From the contraction in which x meets the first tensor with the routed index
+        to that in which it meets the last, where the gated sum over experts is.
+        """
+        spine: list[Contraction] = []
+        node = self.root
+        while isinstance(node, Contraction):
+            spine.append(node)
+            node = node.x_first[0]
+        spine.reverse()
+        routed = [
+            i
+            for i, step in enumerate(spine)
+            if any(a.name == self.network.routed for a in step.x_first[1].kept)
+        ]
+        return tuple(spine[routed[0] : routed[-1] + 1]) if routed else ()
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -131,12 +158,15 @@ class Plan:
         first: dict[Key, tuple[TermPlan, Node]] = {}
 
         def visit(term: TermPlan, node: Node) -> None:
-            if node.key in first:
+            # What experts compute on the way to their result is never shared.
+            open_experts = node in term.expert_steps[:-1]
+            key = (self.terms.index(term), node.key) if open_experts else node.key
+            if key in first:
                 return
             if isinstance(node, Contraction):
                 visit(term, node.left)
                 visit(term, node.right)
-            first[node.key] = (term, node)
+            first[key] = (term, node)
 
         for term in self.terms:
             visit(term, term.root)
@@ -175,7 +205,8 @@ def plan(binding: Binding, tokens: int, order: Order = "best") -> Plan:
         else:
             shape = opt_einsum_tree(network, costs, order)
         terms.append(term_plan(network, shape, names))
-        known.update(step.key for step in terms[-1].steps)
+        experts = terms[-1].expert_steps[:-1]
+        known.update(step.key for step in terms[-1].steps if step not in experts)
     result = Plan(order, tokens, tuple(terms))
     verify(result)
     return result

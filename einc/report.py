@@ -85,7 +85,7 @@ def _costs(report: Profile, figures: Figures) -> Table:
     if report.structure.route is not None:
         add("  all experts", 2 * work.all_experts_matrix, 2 * dense)
         add("  router", 2 * parameters.router)
-    add("FLOPs training", 6 * work.matrix, 6 * dense)
+    add("FLOPs training", 2 * work.training_matrix, 6 * dense)
     if work.elementwise:
         add("elementwise FLOPs", work.elementwise)
     add("saved for backward", memory.saved_for_backward, binding.d_in)

@@ -27,7 +27,8 @@ analysis.counts analysis.exponents analysis.scaling
 analysis.rank
 analysis.profile
 codegen.nodes codegen.names codegen.writer
-codegen.layout
+codegen.layout codegen.lines
+codegen.experts codegen.routed
 codegen.lower codegen.emit
 specs
 compiler

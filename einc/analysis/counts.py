@@ -56,7 +56,9 @@ class Work:
     """Multiply-adds of all contractions, of those that sum, and elementwise FLOPs.
 
     `all_experts` and `all_experts_matrix` are what `forward` and `matrix` would be
-    if every expert were computed for every token.
+    if every expert were computed for every token. `recomputed` and
+    `recomputed_matrix` are what backward computes again: what experts computed on the
+    way to their result, which is not kept.
     """
 
     forward: Fraction
@@ -64,11 +66,19 @@ class Work:
     all_experts: Fraction
     all_experts_matrix: Fraction
     elementwise: Fraction
+    recomputed: Fraction
+    recomputed_matrix: Fraction
 
     @property
     def training(self) -> Fraction:
-        """Three times forward: each contraction once, and once for each operand."""
-        return 3 * self.forward
+        """Three times forward, each contraction once and once for each operand; and
+        what is computed again."""
+        return 3 * self.forward + self.recomputed
+
+    @property
+    def training_matrix(self) -> Fraction:
+        """`training` of the contractions that sum."""
+        return 3 * self.matrix + self.recomputed_matrix
 
 
 def work(binding: Binding, plan: Plan) -> Work:
@@ -84,6 +94,7 @@ def work(binding: Binding, plan: Plan) -> Work:
     tokens = _tokens(plan)
     zero = Fraction(0)
     forward = matrix = all_experts = all_matrix = elementwise = zero
+    recomputed = recomputed_matrix = zero
     for term, step in plan.steps:
         costs = Costs.of(binding, term.network, tokens)
         full = Costs(costs.full, costs.full, tokens)
@@ -97,6 +108,9 @@ def work(binding: Binding, plan: Plan) -> Work:
             all_matrix += unrouted
         else:
             elementwise += macs
+        if step in term.expert_steps[:-1]:
+            recomputed += macs
+            recomputed_matrix += macs if is_matrix(binding, step) else 0
         elementwise += _gating(binding, step)
     for term, leaf in plan.leaves:
         costs = Costs.of(binding, term.network, tokens)
@@ -106,7 +120,15 @@ def work(binding: Binding, plan: Plan) -> Work:
         elementwise += Fraction(additions, tokens)
     elementwise += (len(plan.terms) - 1) * binding.d_out
     elementwise += Fraction(_normalizing(binding), tokens)
-    return Work(forward, matrix, all_experts, all_matrix, elementwise)
+    return Work(
+        forward,
+        matrix,
+        all_experts,
+        all_matrix,
+        elementwise,
+        recomputed,
+        recomputed_matrix,
+    )
 
 
 def step_macs(
@@ -160,7 +182,8 @@ class Memory:
 def memory(binding: Binding, plan: Plan) -> Memory:
     """The memory that a plan needs.
 
-    Backward keeps both operands of each contraction; factors are there anyhow.
+    Backward keeps both operands of each contraction; factors are there anyhow, and
+    what experts compute on the way is computed again.
     """
     tokens = _tokens(plan)
     largest = saved = moved = matrix = Fraction(0)
@@ -175,7 +198,7 @@ def memory(binding: Binding, plan: Plan) -> Memory:
                 continue
             # However x is split, it is one tensor, unless padded or summed.
             key = node.key if isinstance(node, Contraction) else ("x", elements)
-            if key not in kept:
+            if key not in kept and node not in term.expert_steps[:-1]:
                 kept.add(key)
                 saved += elements
             if isinstance(node, Contraction):

@@ -188,7 +188,6 @@ def _document(profile: Profile) -> dict[str, Any]:
 
     router = params.router if params is not None else None
     doubled = None if router is None else 2 * router
-    matrix = None if work is None else work.matrix
     return {
         "schema": SCHEMA,
         "structure": structure.name,
@@ -229,7 +228,7 @@ def _document(profile: Profile) -> dict[str, Any]:
             "forward": of_work("matrix", 2),
             "all_experts": of_work("all_experts_matrix", 2),
             "router": doubled,
-            "training": None if matrix is None else number(6 * matrix),
+            "training": of_work("training_matrix", 2),
             "dense_forward": None if dense is None else 2 * dense,
             "elementwise": of_work("elementwise"),
         },

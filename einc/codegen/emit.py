@@ -8,34 +8,31 @@ by the grammar, and its sizes are all that reaches code and docstrings.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from fractions import Fraction
-from typing import assert_never
 
 from einc import __version__
-from einc.codegen.nodes import (
-    Assign,
-    Attribute,
-    Cut,
-    Local,
-    Module,
-    Normalized,
-    Pad,
-    Parameter,
-    Permute,
-    Product,
-    Reshape,
-    Sum,
-    Value,
-)
+from einc.codegen import routed
+from einc.codegen.lines import assign
+from einc.codegen.nodes import Module, Parameter
 from einc.codegen.writer import Writer
 from einc.structure import Structure
+
+IMPORTS = """\
+from typing import ClassVar
+
+import torch
+from torch import nn
+"""
 
 
 def emit(structure: Structure, modules: Sequence[Module]) -> str:
     """The source of a file with one class for each of `modules`."""
     out = Writer()
     _header(out, structure)
+    is_routed = any(module.experts for module in modules)
+    out.lines_of(routed.IMPORTS if is_routed else IMPORTS)
+    if is_routed:
+        routed.helpers(out, modules)
     for module in modules:
         out.line()
         out.line()
@@ -53,10 +50,6 @@ def _header(out: Writer, structure: Structure) -> None:
         out.line("#")
         out.comment(f"with {', '.join(arguments)}.")
     out.line()
-    out.line("from typing import ClassVar")
-    out.line()
-    out.line("import torch")
-    out.line("from torch import nn")
 
 
 def _class(out: Writer, module: Module) -> None:
@@ -65,6 +58,8 @@ def _class(out: Writer, module: Module) -> None:
         out.line()
         out.line(f"in_features = {module.d_in}")
         out.line(f"out_features = {module.d_out}")
+        if module.router is not None:
+            routed.attributes(out, module.router)
         out.line()
         _multipliers(out, module)
         out.line()
@@ -72,8 +67,11 @@ def _class(out: Writer, module: Module) -> None:
         out.line()
         _reset(out, module)
         out.line()
-        _forward(out)
+        _forward(out, module)
         out.line()
+        if module.router is not None:
+            routed.methods(out, module.router)
+            out.line()
         _contract(out, module)
         out.line()
         if _scalars(module):
@@ -85,7 +83,11 @@ def _class(out: Writer, module: Module) -> None:
         out.line()
         with out.block("def extra_repr(self) -> str:"):
             out.line("bias = self.bias is not None")
-            out.line('return f"{self.in_features}, {self.out_features}, bias={bias}"')
+            features = "{self.in_features}, {self.out_features}"
+            if module.router is not None:
+                out.line('routing = f"experts={self.experts}, top={self.top}"')
+                features += ", {routing}"
+            out.line(f'return f"{features}, bias={{bias}}"')
 
 
 def _docstring(out: Writer, module: Module) -> None:
@@ -105,7 +107,8 @@ def _multipliers(out: Writer, module: Module) -> None:
     out.line("# Learning rates, as multiples of that of nn.Linear with these features.")
     rates = [(p.name, p.scale.adamw, p.scale.sgd) for p in module.parameters]
     rates += [(name, Fraction(1), Fraction(1)) for name in _scalars(module)]
-    rates.append(("bias", Fraction(1), Fraction(1)))
+    others = ["router"] * (module.router is not None) + ["bias"]
+    rates += [(name, Fraction(1), Fraction(1)) for name in others]
     columns = {
         "adamw": [f'"{name}": {float(adamw)!r}' for name, adamw, _ in rates],
         "sgd": [f'"{name}": {float(sgd)!r}' for name, _, sgd in rates],
@@ -125,6 +128,10 @@ def _init(out: Writer, module: Module) -> None:
             _parameter(out, parameter)
         for name in _scalars(module):
             out.call(f"self.{name} = nn.Parameter(", ["torch.empty(1, **options)"])
+        if module.router is not None:
+            router = "torch.empty(self.experts, self.in_features, **options)"
+            out.line(f"self.router = nn.Parameter({router})")
+            out.line("self._loss = self._load = None")
         options = "**options" if module.parameters else "device=device, dtype=dtype"
         with out.block("if bias:"):
             zeros = f"torch.empty(self.out_features, {options})"
@@ -162,123 +169,42 @@ def _reset(out: Writer, module: Module) -> None:
             out.call("nn.init.normal_(", [f"self.{parameter.name}", std])
         for name in _scalars(module):
             out.call("nn.init.ones_(", [f"self.{name}"])
+        if module.router is not None:
+            out.comment(
+                "at first all tokens choose alike; the auxiliary loss parts them"
+            )
+            out.line("nn.init.zeros_(self.router)")
         with out.block("if self.bias is not None:"):
             out.line("nn.init.zeros_(self.bias)")
 
 
-def _forward(out: Writer) -> None:
+def _forward(out: Writer, module: Module) -> None:
     with out.block("def forward(self, x: torch.Tensor) -> torch.Tensor:"):
         with out.block("if x.shape[-1] != self.in_features:"):
             out.line(
                 'message = f"expected {self.in_features} features, not {x.shape[-1]}"'
             )
             out.line("raise ValueError(message)")
-        out.line("batch = x.shape[:-1]")
-        out.line("y = self.contract(x.reshape(-1, self.in_features))")
+        if module.router is not None:
+            out.lines_of(routed.FORWARD)
+        else:
+            out.line("batch = x.shape[:-1]")
+            out.line("y = self.contract(x.reshape(-1, self.in_features))")
         with out.block("if self.bias is not None:"):
             out.line("y = y + self.bias.to(y.dtype)")
         out.line("return y.reshape(*batch, self.out_features)")
 
 
 def _contract(out: Writer, module: Module) -> None:
-    with out.block("def contract(self, x: torch.Tensor) -> torch.Tensor:"):
+    arguments = ["self", "x: torch.Tensor"]
+    if module.router is not None:
+        arguments += ["gates: torch.Tensor", "chosen: torch.Tensor"]
+    out.call("def contract(", arguments, ") -> torch.Tensor:")
+    with out.indented():
         out.line('"""(n, in_features) to (n, out_features), without the bias."""')
-        for assign in module.body:
-            _assign(out, assign)
+        for statement in module.body:
+            assign(out, statement)
         out.line("return y")
-
-
-def _assign(out: Writer, assign: Assign) -> None:
-    """`target = value`: a chain of calls too long for a line becomes one line each."""
-    if assign.comment:
-        out.comment(assign.comment)
-    line = f"{assign.target} = {_value(assign.value)}"
-    layout = f"  # {assign.layout}" * bool(assign.layout)
-    if out.fits(line + layout):
-        out.line(line + layout)
-        return
-    if layout:
-        out.comment(f"{assign.target}: {assign.layout}")
-    value = assign.value
-    if out.fits(line):
-        out.line(line)
-    elif isinstance(value, Local | Attribute | Normalized):
-        with out.block(f"{assign.target} = ("):
-            out.line(_value(value))
-        out.line(")")
-    elif isinstance(value, Product):
-        _long_product(out, assign.target, value)
-    elif isinstance(value.value, Local):
-        head, arguments, tail = _call(value)
-        out.call(f"{assign.target} = {head}", arguments, tail)
-    else:
-        _assign(out, Assign(assign.target, value.value))
-        _assign(out, Assign(assign.target, replace(value, value=Local(assign.target))))
-
-
-def _long_product(out: Writer, target: str, value: Product) -> None:
-    left, right = _value(value.left), _value(value.right)
-    if value.kind == "bmm":
-        out.call(f"{target} = torch.bmm(", [left, right])
-        return
-    operator = _OPERATORS[value.kind]
-    with out.block(f"{target} = ("):
-        if out.fits(f"{left} {operator} {right}"):
-            out.line(f"{left} {operator} {right}")
-        else:
-            out.line(left)
-            out.line(f"{operator} {right}")
-    out.line(")")
-
-
-_OPERATORS = {"matmul": "@", "multiply": "*", "add": "+"}
-
-
-def _value(value: Value) -> str:
-    match value:
-        case Local():
-            return value.name
-        case Attribute():
-            return f"self.{value.name}"
-        case Normalized():
-            name, std = value.name, value.std
-            return f"self.normalized(self.{name}, self.{name}_scale, {std!r})"
-        case Product(kind="bmm"):
-            return f"torch.bmm({_value(value.left)}, {_value(value.right)})"
-        case Product():
-            operator = _OPERATORS[value.kind]
-            return f"{_value(value.left)} {operator} {_value(value.right)}"
-        case _:
-            head, arguments, tail = _call(value)
-            return f"{head}{', '.join(arguments)}{tail}"
-
-
-def _call(value: Reshape | Permute | Sum | Pad | Cut) -> tuple[str, list[str], str]:
-    """A view as what stands before, between and after its parentheses."""
-    inner = _value(value.value)
-    match value:
-        case Reshape():
-            return f"{inner}.reshape(", _ints(value.shape), ")"
-        case Permute():
-            return f"{inner}.permute(", _ints(value.order), ")"
-        case Sum():
-            return f"{inner}.sum(", [_tuple(value.dims)], ")"
-        case Pad():
-            return "nn.functional.pad(", [inner, f"(0, {value.amount})"], ")"
-        case Cut():
-            return f"{inner}[", [":", f":{value.size}"], "]"
-        case _:
-            assert_never(value)
-
-
-def _ints(values: Sequence[int]) -> list[str]:
-    """The arguments of reshape or permute; none are an empty tuple."""
-    return [str(value) for value in values] or ["()"]
-
-
-def _tuple(values: Sequence[int]) -> str:
-    """The dimensions of a sum: one alone needs no tuple."""
-    return str(values[0]) if len(values) == 1 else f"({', '.join(map(str, values))})"
 
 
 def _normalized(out: Writer) -> None:
@@ -290,14 +216,20 @@ def _normalized(out: Writer) -> None:
 
 
 def _to_dense(out: Writer, module: Module) -> None:
-    with out.block("def to_dense(self) -> torch.Tensor:"):
-        out.line('"""The (out_features, in_features) matrix that this is."""')
+    gates, what = "", "that this is"
+    if module.router is not None:
+        gates, what = ", gates: torch.Tensor", "under a gate for each expert"
+    with out.block(f"def to_dense(self{gates}) -> torch.Tensor:"):
+        out.line(f'"""The (out_features, in_features) matrix {what}."""')
         options = []
         if module.parameters:
             name = module.parameters[0].name
             options = [f"dtype=self.{name}.dtype", f"device=self.{name}.device"]
         out.call("eye = torch.eye(", ["self.in_features", *options])
-        out.line("return self.contract(eye).T")
+        if module.router is not None:
+            out.lines_of(routed.TO_DENSE)
+        else:
+            out.line("return self.contract(eye).T")
 
 
 def _lr_multipliers(out: Writer) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import enum
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence, Set
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -71,50 +71,26 @@ class Layouts:
 
     def regroup(self, tensor: Tensor, groups: Groups) -> Tensor:
         """The same tensor in another layout: reshape, permute, reshape, as needed."""
+        return self.reshape(self.arrange(tensor, groups), groups)
+
+    def arrange(self, tensor: Tensor, groups: Groups) -> Tensor:
+        """Its dimensions in the order of `groups`, in pieces: a view of the same."""
         wanted = tuple(dim for group in groups for dim in group)
         if Counter(wanted) != Counter(tensor.dims):
             raise InternalError(f"a layout of {wanted} from {tensor.dims}")
-        if groups == tensor.groups:
+        if wanted == tensor.dims:
             return tensor
-        if wanted != tensor.dims:
-            pieces = cut(tensor.groups, groups)
-            ordered = sorted(pieces, key=lambda piece: wanted.index(piece[0]))
-            flat = self.reshape(tensor, pieces)
-            order = tuple(pieces.index(piece) for piece in ordered)
-            tensor = Tensor(Permute(flat.value, order), tuple(ordered))
-        return self.reshape(tensor, groups)
+        pieces = cut(tensor.groups, groups)
+        ordered = sorted(pieces, key=lambda piece: wanted.index(piece[0]))
+        flat = self.reshape(tensor, pieces)
+        order = tuple(pieces.index(piece) for piece in ordered)
+        return Tensor(Permute(flat.value, order), tuple(ordered))
 
     def reshape(self, tensor: Tensor, groups: Groups) -> Tensor:
         if groups == tensor.groups:
             return tensor
         shape = tuple(self.extent(group) for group in groups)
         return Tensor(Reshape(tensor.value, shape), groups)
-
-    def matrix(
-        self,
-        left: Tensor,
-        right: Tensor,
-        kept: Set[Dim],
-        columns: Sequence[Dim] | None = None,
-    ) -> Operands:
-        """As a matrix product: what both keep is its batch, what neither is summed.
-
-        `columns` orders what the right one alone has, which else stays as it stands.
-        """
-        both = [d for d in left.dims if d in right.dims]
-        batch = tuple(d for d in both if d in kept)
-        summed = tuple(d for d in both if d not in kept)
-        rows = tuple(d for d in left.dims if d not in both)
-        own = tuple(d for d in right.dims if d not in both)
-        if columns is not None:
-            own = tuple(d for d in columns if d in own)
-        prefix = (batch,) if batch else ()
-        return Operands(
-            "bmm" if batch else "matmul",
-            self.regroup(left, (*prefix, rows, summed)),
-            self.regroup(right, (*prefix, summed, own)),
-            (*prefix, rows, own),
-        )
 
     def elementwise(self, left: Tensor, right: Tensor) -> Operands:
         """As `*`, each broadcast over what the other alone has."""

@@ -16,9 +16,9 @@ from itertools import groupby
 from einc.analysis.counts import step_macs
 from einc.analysis.profile import Profile, number
 from einc.analysis.scaling import Scale, scales
+from einc.codegen.experts import ExpertsLowering
 from einc.codegen.layout import (
     TOKENS,
-    Dim,
     Groups,
     Layouts,
     Operands,
@@ -30,16 +30,20 @@ from einc.codegen.nodes import (
     Assign,
     Attribute,
     Cut,
+    Experts,
+    ExpertsCall,
     Local,
     Module,
     Normalized,
     Pad,
     Parameter,
     Product,
+    Router,
     Sum,
     Value,
+    View,
 )
-from einc.errors import NO_ROUTED_CODE, InternalError
+from einc.errors import InternalError
 from einc.plan import Contraction, Key, Leaf, Node, Plan, TermPlan
 from einc.sizes import Binding
 
@@ -49,11 +53,6 @@ def lower(profile: Profile, class_name: str) -> Module:
     if profile.figures is None:
         raise InternalError("code of what was analysed without features")
     binding, structure = profile.figures.binding, profile.structure
-    if structure.route is not None:
-        faults = structure.diagnostics()
-        route = structure.route
-        faults.add(NO_ROUTED_CODE, route.span, name=route.index)
-        faults.stop_on_errors()
     sizes = scales(binding)
     lowering = _Lowering(binding, profile.plan, sizes)
     lowering.run()
@@ -75,7 +74,17 @@ def lower(profile: Profile, class_name: str) -> Module:
             for f in structure.factors
         ),
         body=tuple(lowering.body),
+        router=_router(binding),
+        experts=tuple(lowering.experts),
     )
+
+
+def _router(binding: Binding) -> Router | None:
+    routed = binding.structure.routed
+    if routed is None:
+        return None
+    assert binding.top is not None
+    return Router(routed, binding.sizes[routed], binding.top)
 
 
 class _Lowering:
@@ -88,6 +97,7 @@ class _Lowering:
         self.scales = sizes
         self.tokens = plan.tokens or 1
         self.body: list[Assign] = []
+        self.experts: list[Experts] = []
         self.known: dict[Key, Tensor] = {}
         self.inputs = {binding.d_in: Local("x")}
         self.reads = _reads(plan)
@@ -184,6 +194,8 @@ class _Lowering:
     # Contractions
 
     def _contraction(self, term: TermPlan, node: Contraction, padded_in: int) -> Tensor:
+        if term.expert_steps and node == term.expert_steps[-1]:
+            return self._experts(term, padded_in)
         left = self._node(term, node.left, padded_in)
         right = self._node(term, node.right, padded_in)
         if node.right.holds_x:
@@ -197,11 +209,63 @@ class _Lowering:
     def _matrix(
         self, term: TermPlan, node: Contraction, left: Tensor, right: Tensor
     ) -> Tensor:
-        kept: set[Dim] = {TOKENS, *self.layouts.big(node.kept)}
-        # The last weight is permuted rather than the output.
-        columns = term.network.term.output if node is term.root else None
-        operands = self.layouts.matrix(left, right, kept, columns)
+        kept = {TOKENS, *self.layouts.big(node.kept)}
+        both = [d for d in left.dims if d in right.dims]
+        batch = tuple(d for d in both if d in kept)
+        summed = tuple(d for d in both if d not in kept)
+        rows = tuple(d for d in left.dims if d not in both)
+        columns = tuple(d for d in right.dims if d not in both)
+        if node is term.root:
+            # The last weight is permuted rather than the output.
+            columns = tuple(d for d in term.network.term.output if d in columns)
+        prefix = (batch,) if batch else ()
+        operands = Operands(
+            "bmm" if batch else "matmul",
+            self.layouts.regroup(left, (*prefix, rows, summed)),
+            self.layouts.regroup(right, (*prefix, summed, columns)),
+            (*prefix, rows, columns),
+        )
         return self._product(term, node, operands)
+
+    def _experts(self, term: TermPlan, padded_in: int) -> Tensor:
+        """All of `term.expert_steps`, as one call."""
+        lowering = ExpertsLowering(self.binding, term)
+        number = f"_{len(self.experts) + 1}" * bool(self.experts)
+        experts = lowering.lower(f"{self.binding.d_in}x{self.binding.d_out}{number}")
+        self.experts.append(experts)
+        contractions = term.expert_steps
+        source = self._node(term, contractions[0].x_first[0], padded_in)
+        source = self.layouts.regroup(source, ((TOKENS,), lowering.incoming))
+        taken: list[Value] = []
+        rows = self._local(source, taken)
+        weights = []
+        for contraction, step in zip(contractions, lowering.steps, strict=True):
+            weight = self._node(term, contraction.x_first[1], padded_in)
+            layout = step.layout
+            if step.per_expert:
+                axes = contraction.x_first[1].kept
+                routed = [a for a in axes if a.name == self.binding.structure.routed]
+                layout = (self.layouts.big(routed), *layout)
+            weight = self.layouts.regroup(weight, layout)
+            weights.append(self._local(weight, taken))
+        comment = "\n".join(self._comment(term, step) for step in contractions)
+        node = contractions[-1]
+        call = ExpertsCall(experts.name, rows, tuple(weights))
+        groups: Groups = ((TOKENS,), lowering.outgoing)
+        self.body.append(Assign(node.name, call, layout_text(groups), comment))
+        return Tensor(Local(node.name), groups)
+
+    def _local(self, tensor: Tensor, taken: list[Value]) -> Local | Attribute:
+        """A name for a tensor, after a line for it where it is not as it was."""
+        root = _root(tensor.value)
+        if tensor.value != root:
+            name = self._name(root, root.name[0])
+            if Local(name) in taken:
+                name = self._fresh(root.name[0])
+            self.body.append(Assign(name, tensor.value, layout_text(tensor.groups)))
+            root = Local(name)
+        taken.append(root)
+        return root
 
     def _elementwise(
         self, term: TermPlan, node: Contraction, left: Tensor, right: Tensor
@@ -222,7 +286,7 @@ class _Lowering:
                 self.body.append(Assign(name, tensor.value, layout, comment))
                 root, comment = Local(name), ""
             named.append(root)
-        product = Product(operands.kind, *named)
+        product = Product(operands.kind, named[0], named[1])
         self.body.append(
             Assign(node.name, product, layout_text(operands.groups), comment)
         )
@@ -251,7 +315,7 @@ def _reads(plan: Plan) -> Counter[str]:
 def _root(value: Value) -> Local | Attribute:
     """What a chain of views starts from."""
     while not isinstance(value, Local | Attribute):
-        if isinstance(value, Product | Normalized):
+        if not isinstance(value, View):
             raise InternalError("a product without a name")
         value = value.value
     return value
@@ -272,7 +336,7 @@ def _figures(profile: Profile) -> tuple[str, ...]:
         "dense), without the bias"
     )
     flops = number(2 * work.matrix)
-    training = number(6 * work.matrix)
+    training = number(2 * work.training_matrix)
     lines.append(
         f"{flops:,} FLOPs a token forward ({figures.flop_share:.2%} of dense), "
         f"{training:,} with backward"

@@ -83,25 +83,145 @@ class Cut:
 
 
 @dataclass(frozen=True)
+class Space:
+    """The head of a buffer in a shape, in which -1 stands for what holds the tokens.
+
+    `rows` is what that dimension has for each token.
+    """
+
+    buffer: str
+    shape: tuple[int, ...]
+    rows: int
+
+
+@dataclass(frozen=True)
 class Product:
-    """Of two matrices, of two batches of them ("bmm"), or elementwise; or a sum."""
+    """Of two matrices, of two batches of them ("bmm"), or elementwise; or a sum.
+
+    It is written to `out`, where that is given.
+    """
 
     kind: Literal["matmul", "bmm", "multiply", "add"]
     left: Value
     right: Value
+    out: Space | None = None
 
 
-Value = Local | Attribute | Normalized | Reshape | Permute | Sum | Pad | Cut | Product
+@dataclass(frozen=True)
+class GroupedProduct:
+    """(b, n, s) times (experts, b, s, c), or its grouped half (n, s) times each (s, c).
+
+    Rows of one expert stand together, `rows` of them for each of its tokens.
+    """
+
+    left: Value
+    right: Value
+    rows: int
+
+
+@dataclass(frozen=True)
+class ExpertWeight:
+    """The weight of one expert, or in a grouped form of the expert of each token."""
+
+    name: str
+    of_each_token: bool = False
+
+
+@dataclass(frozen=True)
+class ExpertsCall:
+    """What an `Experts` of this name makes of (n, width_in): (n, width_out)."""
+
+    experts: str
+    source: Local | Attribute
+    weights: tuple[Local | Attribute, ...]
+
+
+View = Reshape | Permute | Sum | Pad | Cut
+"""What has one tensor, `value`, and multiplies nothing."""
+
+Value = (
+    Local
+    | Attribute
+    | Normalized
+    | View
+    | Product
+    | GroupedProduct
+    | ExpertWeight
+    | ExpertsCall
+)
 
 
 @dataclass(frozen=True)
 class Assign:
-    """`target = value`, with its layout; `comment` goes on lines before it."""
+    """`target = value`, with its layout; `comment` goes on lines before it.
+
+    Each line of it is a comment of its own.
+    """
 
     target: str
     value: Value
     layout: str = ""
     comment: str = ""
+
+
+@dataclass(frozen=True)
+class Accumulate:
+    """`gradient += value`, a matrix product in place."""
+
+    gradient: Local | ExpertWeight
+    value: Value
+
+
+@dataclass(frozen=True)
+class Weight:
+    """A tensor that experts use, as an argument of their functions.
+
+    `layout` is that of one expert's; where `per_expert`, they are stacked.
+    """
+
+    name: str
+    layout: str
+    per_expert: bool
+
+
+@dataclass(frozen=True)
+class Experts:
+    """What each expert computes for its tokens, forward and backward, in chunks.
+
+    The statements are over the rows of one expert: `forward` leads to `result`,
+    (n, width_out) with the gates in; `again` is what backward computes again, from
+    `scaled` rows, and `backward` leads to `gradient` of the rows and
+    `gate_gradient`. `buffers` are the elements a row of what they write.
+    `grouped` leads to `grouped_result` for all experts at once, or is None where no
+    grouped product takes the sizes. `macs` and `macs_backward` are the multiply-adds
+    of the matrix products for one token at one expert.
+    """
+
+    name: str
+    count: int
+    width_in: int
+    width_out: int
+    weights: tuple[Weight, ...]
+    chunk: int
+    forward: tuple[Assign, ...]
+    result: Value
+    again: tuple[Assign, ...]
+    backward: tuple[Assign | Accumulate, ...]
+    gradient: Value
+    gate_gradient: Value
+    grouped: tuple[Assign, ...] | None
+    grouped_result: Value
+    macs: int
+    macs_backward: int
+
+
+@dataclass(frozen=True)
+class Router:
+    """The expert index of a module: how many there are, and how many a token takes."""
+
+    index: str
+    experts: int
+    top: int
 
 
 @dataclass(frozen=True)
@@ -115,3 +235,5 @@ class Module:
     figures: tuple[str, ...]
     parameters: tuple[Parameter, ...]
     body: tuple[Assign, ...]
+    router: Router | None = None
+    experts: tuple[Experts, ...] = ()

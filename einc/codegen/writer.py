@@ -30,9 +30,20 @@ class Writer:
     def block(self, head: str) -> Iterator[None]:
         """A head, and what is written meanwhile under it."""
         self.line(head)
+        with self.indented():
+            yield
+
+    @contextmanager
+    def indented(self) -> Iterator[None]:
+        """What is written meanwhile stands one step further in."""
         self.indent += "    "
         yield
         self.indent = self.indent[:-4]
+
+    def lines_of(self, text: str) -> None:
+        """All lines of a text."""
+        for line in text.splitlines():
+            self.line(line)
 
     def comment(self, text: str) -> None:
         """A comment, wrapped to the width."""
