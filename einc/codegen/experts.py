@@ -70,11 +70,16 @@ class Step:
 
     @property
     def layout(self) -> Groups:
-        """The weight's: as it stands in its product, the routed index left out."""
+        """The weight's: as it is multiplied, the routed index left out.
+
+        Of its two sides that first which is stored first: products take either.
+        """
         if not self.summed:
             return tuple((a,) for a in self.own)
-        pair = (self.summed, self.new) if self.is_last else (self.new, self.summed)
-        return (self.batch, *pair) if self.batch else pair
+        pair = (self.summed, self.new)
+        if self.new and self.own.index(self.new[0]) < self.own.index(self.summed[0]):
+            pair = (self.new, self.summed)
+        return self.prefixed(*pair)
 
     @property
     def tensor(self) -> Tensor:
@@ -171,10 +176,10 @@ class ExpertsLowering:
             ),
             self._chunk(max(widths)),
             tuple(forward),
-            self._gated(result, "result", self.outgoing),
+            self._gated(result, "rows", self.outgoing),
             tuple(again),
             tuple(backward),
-            self._gated(incoming, "gated", self.incoming),
+            self._gated(incoming, "scaled", self.incoming),
             self._gate_gradient(rows, incoming),
             tuple(grouped) if self._is_aligned else None,
             self.layouts.regroup(grouped_result, ((TOKENS,), self.outgoing)).value,
@@ -255,10 +260,12 @@ class ExpertsLowering:
                 rest = step.rest(active.dims)
                 if step.is_last:
                     left = regroup(active, step.prefixed(rest, step.summed))
-                    right, groups = weight, step.prefixed(rest, step.new)
+                    right = regroup(weight, step.prefixed(step.summed, step.new))
+                    groups = step.prefixed(rest, step.new)
                 else:
-                    left, groups = weight, step.prefixed(step.new, rest)
+                    left = regroup(weight, step.prefixed(step.new, step.summed))
                     right = regroup(active, step.prefixed(step.summed, rest))
+                    groups = step.prefixed(step.new, rest)
                 value = self._times(left, right, groups, step.name)
             body.append(Assign(step.name, value, layout_text(groups)))
             tensors.append(Tensor(Local(step.name), groups))
@@ -309,12 +316,11 @@ class ExpertsLowering:
             product = self._multiply(gradient, active, f"of_{step.weight}")
             return regroup(self._summed(product, step.own), step.layout).value
         rest = step.rest(active.dims)
-        if step.is_last:
-            left = regroup(active, step.prefixed(step.summed, rest))
-            right = regroup(gradient, step.prefixed(rest, step.new))
-        else:
-            left = regroup(gradient, step.prefixed(step.new, rest))
-            right = regroup(active, step.prefixed(rest, step.summed))
+        first, second = step.layout[-2:]
+        sides: dict[tuple[Dim, ...], Tensor]
+        sides = {step.summed: active, step.new: gradient}
+        left = regroup(sides[first], step.prefixed(first, rest))
+        right = regroup(sides[second], step.prefixed(rest, second))
         return Product(_kind(left.groups), left.value, right.value)
 
     def _active_gradient(
@@ -341,7 +347,7 @@ class ExpertsLowering:
         """A number for each row: the map is linear, so it is the rows' own product."""
         gradient = self._token_rows(gradient, self.incoming)
         rows = self.layouts.reshape(rows, gradient.groups)
-        space = self._space("gate", gradient.groups)
+        space = self._space("rows", gradient.groups)
         product = Product("multiply", gradient.value, rows.value, space)
         return Sum(product, tuple(range(1, len(gradient.groups))))
 
@@ -382,7 +388,7 @@ class ExpertsLowering:
         self, step: Step, left: Tensor, rest: tuple[Dim, ...]
     ) -> GroupedProduct:
         right: Value = Local(step.weight)
-        if not step.is_last:
+        if step.layout[-1] == step.summed:
             order = (0, 1, 3, 2) if step.batch else (0, 2, 1)
             right = Permute(right, order)
         return GroupedProduct(left.value, right, self._elements(rest))

@@ -16,12 +16,9 @@ from einc.codegen.nodes import (
     Assign,
     Experts,
     Module,
-    Permute,
     Product,
-    Reshape,
     Router,
-    Sum,
-    Value,
+    View,
 )
 from einc.codegen.writer import Writer
 
@@ -50,6 +47,11 @@ def _by_expert(
         for place in range(start, start + count, chunk):
             yield r, order[place : min(place + chunk, start + count)]
         start += count
+
+
+def _stacked(weight: torch.Tensor) -> torch.Tensor:
+    """Contiguous. A transposition of two dimensions is the fastest way where one is."""
+    return weight.reshape(weight.shape[0], -1).contiguous().view(weight.shape)
 
 
 def _space(buffer: torch.Tensor, *shape: int) -> torch.Tensor:
@@ -178,7 +180,7 @@ def _per_expert(experts: Experts) -> list[str]:
 def _loop(out: Writer, experts: Experts, buffers: dict[str, int]) -> None:
     """What forward and backward begin with, up to the tokens of one chunk."""
     for name in _per_expert(experts):
-        out.line(f"{name} = {name}.contiguous()")
+        out.line(f"{name} = _stacked({name})")
     out.line("k = chosen.shape[1]")
     out.line(f"chunk = max(1, min({experts.chunk}, chosen.numel()))")
     for name, width in buffers.items():
@@ -202,8 +204,8 @@ def _forward(out: Writer, experts: Experts, operator: str) -> None:
         out.line(
             '"""For each token the sum of its experts\' results times its gates."""'
         )
-        buffers = {"space_rows": experts.width_in}
-        buffers |= _buffers([*experts.forward, experts.result])
+        buffers = {"space_rows": max(experts.width_in, experts.width_out)}
+        buffers |= _buffers(experts.forward)
         _loop(out, experts, buffers)
         out.line(f"total = x.new_zeros(x.shape[0], {experts.width_out})")
         with out.block(f"for r, places in _by_expert(chosen, {experts.count}, chunk):"):
@@ -230,8 +232,7 @@ def _backward(out: Writer, experts: Experts, operator: str) -> None:
             "space_scaled": experts.width_in,
             "space_grad_rows": experts.width_out,
         }
-        values = [experts.gradient, experts.gate_gradient]
-        buffers |= _buffers([*experts.again, *experts.backward, *values])
+        buffers |= _buffers([*experts.again, *experts.backward])
         _loop(out, experts, buffers)
         out.line("grad_x = x.new_zeros(x.shape)")
         out.line("grad_gates = gates.new_empty(gates.numel())")
@@ -254,11 +255,12 @@ def _backward(out: Writer, experts: Experts, operator: str) -> None:
         out.literal("return [", gradients, "]")
 
 
-def _buffers(values: Iterable[Assign | Accumulate | Value]) -> dict[str, int]:
+def _buffers(statements: Iterable[Assign | Accumulate]) -> dict[str, int]:
     """The buffers that products write to, and their elements a row of tokens."""
     found: dict[str, int] = {}
-    for value in values:
-        while isinstance(value, Assign | Accumulate | Reshape | Permute | Sum):
+    for one in statements:
+        value = one.value
+        while isinstance(value, View):
             value = value.value
         if isinstance(value, Product) and value.out is not None:
             space = value.out
