@@ -1,7 +1,8 @@
 """The routed part of a generated file: router, grouping, the experts' functions.
 
-In: `Module`s and their `Experts`. Out: text. Experts are two custom operators, forward
-and backward, whose number of tokens an expert torch.compile need not know.
+In: `Module`s and their `Experts`. Out: text. Experts are two operators, forward and
+backward, since torch.compile cannot trace what depends on how many tokens an expert
+has. They are defined once in a process and stay: torch frees what is defined anew.
 """
 
 from __future__ import annotations
@@ -79,19 +80,32 @@ def _is_recomputing() -> bool:
     return torch._C._current_graph_task_id() != -1
 
 
-def _count_flops(operator: str, macs: int) -> None:
-    """Tells torch's FlopCounterMode of `macs` for each token at each of its experts."""
-    packet = getattr(torch.ops.einc, operator)
-    if packet not in flop_registry:
-        register_flop_formula(packet)(
+def _second_derivative(ctx, *grads):
+    raise RuntimeError("routed structures have no second derivative")
+
+
+def _operator(name: str, run, fake, gradient, macs: int):
+    """`run` as an operator of torch, once in a process: equal names are equal code.
+
+    torch.compile sees one node, whose numbers of tokens an expert are data, and
+    torch's FlopCounterMode `macs` multiply-adds for each of them.
+    """
+    qualified = f"einc::{name}"
+    if not hasattr(torch.ops.einc, name):
+        torch.library.define(qualified, torch.library.infer_schema(run, mutates_args=()))
+        torch.library.impl(qualified, "default", run)
+        torch.library.register_fake(qualified, fake)
+        torch.library.register_autograd(qualified, gradient, setup_context=_save)
+        register_flop_formula(getattr(torch.ops.einc, name))(
             lambda x, gates, *shapes, **other: 2 * macs * math.prod(gates)
         )
+    return getattr(torch.ops.einc, name)
 '''
 
 GROUPED_HELPERS = '''\
 def _is_grouped(x: torch.Tensor) -> bool:
-    """Whether the device has a grouped product for this: then no host sees a number."""
-    return x.is_cuda and x.dtype != torch.float64
+    """Whether the device has a grouped product: then nothing waits for the host."""
+    return x.is_cuda and x.dtype == torch.bfloat16
 
 
 def _grouped_product(
@@ -140,19 +154,16 @@ def _blank(out: Writer) -> None:
 
 
 def _experts(out: Writer, module: Module, experts: Experts) -> None:
-    digest = hashlib.sha256(repr(experts).encode()).hexdigest()[:12]
-    operator = f"experts_{experts.name}_{digest}"
     _blank(out)
     out.comment(
-        f"The experts of {module.name} as operators, opaque to torch.compile: their "
-        "numbers of tokens are data. They have no second derivatives, and torch.func "
+        f"The experts of {module.name}. They have no second derivatives, and torch.func "
         "does not map over them."
     )
-    _forward(out, experts, operator)
+    _forward(out, experts)
     _blank(out)
-    _backward(out, experts, operator)
+    _backward(out, experts)
     _blank(out)
-    _register(out, experts, operator)
+    _register(out, experts)
     if experts.grouped is not None:
         _blank(out)
         _grouped(out, experts, experts.grouped)
@@ -197,8 +208,7 @@ def _gather(out: Writer, target: str, source: str, width: int) -> None:
     out.call(f"{target} = torch.index_select(", [source, "0", "tokens", f"out={space}"])
 
 
-def _forward(out: Writer, experts: Experts, operator: str) -> None:
-    out.line(f'@torch.library.custom_op("einc::{operator}", mutates_args=())')
+def _forward(out: Writer, experts: Experts) -> None:
     _signature(out, f"_forward_{experts.name}", _arguments(experts), "torch.Tensor")
     with out.indented():
         out.line(
@@ -218,10 +228,9 @@ def _forward(out: Writer, experts: Experts, operator: str) -> None:
         out.line("return total")
 
 
-def _backward(out: Writer, experts: Experts, operator: str) -> None:
+def _backward(out: Writer, experts: Experts) -> None:
     """The gradients, one output each."""
     weights = [w.name for w in experts.weights]
-    out.line(f'@torch.library.custom_op("einc::{operator}_backward", mutates_args=())')
     returned = "list[torch.Tensor]"
     name = f"_backward_{experts.name}"
     _signature(out, name, [*_arguments(experts), "grad"], returned)
@@ -268,30 +277,31 @@ def _buffers(statements: Iterable[Assign | Accumulate]) -> dict[str, int]:
     return found
 
 
-def _register(out: Writer, experts: Experts, operator: str) -> None:
-    """Shapes, gradients and FLOPs of the two operators."""
+def _register(out: Writer, experts: Experts) -> None:
+    """The two functions as operators: their shapes, gradients and FLOPs."""
     name, weights = experts.name, [w.name for w in experts.weights]
-    out.line(f"@_forward_{name}.register_fake")
-    out.call("def _(", _arguments(experts), "):")
+    digest = hashlib.sha256(repr(experts).encode()).hexdigest()[:12]
+    out.line(f"def _shape_{name}(x, *others):")
     with out.indented():
         out.line(f"return x.new_empty(x.shape[0], {experts.width_out})")
     _blank(out)
-    out.line(f"@_backward_{name}.register_fake")
-    out.call("def _(", [*_arguments(experts), "grad"], "):")
+    out.call(f"def _shapes_{name}(", [*_arguments(experts), "grad"], "):")
     with out.indented():
         tensors = ", ".join(["x", "gates", *weights])
         out.call("return [", [f"t.new_empty(t.shape) for t in ({tensors})"], "]")
     _blank(out)
     with out.block(f"def _gradients_{name}(ctx, grad):"):
-        out.line(f"x, gates, *weights = _backward_{name}(*ctx.saved_tensors, grad)")
+        backward = f"_operator_backward_{name}(*ctx.saved_tensors, grad)"
+        out.line(f"x, gates, *weights = {backward}")
         out.line("return x, gates, None, *weights")
     _blank(out)
-    out.call(
-        f"_forward_{name}.register_autograd(",
-        [f"_gradients_{name}", "setup_context=_save"],
-    )
-    out.call("_count_flops(", [f'"{operator}"', str(experts.macs)])
-    out.call("_count_flops(", [f'"{operator}_backward"', str(experts.macs_backward)])
+    for pass_, shape, gradient, macs in (
+        ("forward", f"_shape_{name}", f"_gradients_{name}", experts.macs),
+        ("backward", f"_shapes_{name}", "_second_derivative", experts.macs_backward),
+    ):
+        operator = f'"experts_{name}_{digest}_{pass_}"'
+        arguments = [operator, f"_{pass_}_{name}", shape, gradient, str(macs)]
+        out.call(f"_operator_{pass_}_{name} = _operator(", arguments)
 
 
 def _grouped(out: Writer, experts: Experts, body: Sequence[Assign]) -> None:
@@ -328,7 +338,7 @@ def _choice(out: Writer, experts: Experts) -> None:
         if experts.grouped is not None:
             with out.block("if _is_grouped(x):"):
                 out.call(f"return _grouped_{name}(", [arguments])
-        out.call(f"return _forward_{name}(", [arguments])
+        out.call(f"return _operator_forward_{name}(", [arguments])
 
 
 def attributes(out: Writer, router: Router) -> None:
@@ -362,7 +372,7 @@ def route(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 '''
 
 METHODS = '''\
-    if self.training and not _is_recomputing():
+    if self.training:
         self._record(logits, chosen)
     return gates, chosen
 
@@ -374,8 +384,9 @@ def _record(self, logits: torch.Tensor, chosen: torch.Tensor) -> None:
     ones = torch.ones_like(chosen, dtype=share.dtype)
     load = torch.zeros_like(share).index_add(0, chosen, ones) / (n * self.top)
     log_partition = logits.logsumexp(-1).square().sum() / n
-    self._loss = self.experts * (share * load).sum() + 0.1 * log_partition
-    self._load = load
+    loss = self.experts * (share * load).sum() + 0.1 * log_partition
+    if not _is_recomputing():
+        self._loss, self._load = loss, load
 
 def auxiliary_loss(self) -> torch.Tensor:
     """The balance and router loss of the latest forward in training mode.
