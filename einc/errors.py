@@ -189,12 +189,6 @@ SAME_STRUCTURE = Fault(
 SAME_PARAM = Fault("E402", "parameter `{name}` is given twice", "rename one of the two")
 UNKNOWN_FACTOR = Fault("E403", "no equation has a factor `{name}`", "{advice}")
 
-NO_ROUTED_CODE = Fault(
-    "E904",
-    "einc analyses routed structures, but cannot generate code for them yet",
-    "remove the route to generate the structure with every value of `{name}`",
-)
-
 LONELY_INDEX = Fault(
     "W101",
     "index `{name}` stands in factor `{tensor}` alone and is only summed",

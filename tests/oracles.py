@@ -118,7 +118,11 @@ class Cost:
     macs: int = 0
     matrix: int = 0
     saved: int = 0
-    """What backward keeps of intermediates: x itself is not counted."""
+    """What stands between two steps, x itself not counted."""
+    held: int = 0
+    """What backward keeps of it: not what stands between the steps of experts."""
+    again: int = 0
+    """Multiply-adds of those steps, which backward computes again."""
     largest: int = 0
     elementwise: int = 0
     """Products that sum nothing, and sums of what a tensor has in no other."""
@@ -177,6 +181,11 @@ def cost(
         if len(both) < len(tensors):
             result = elements(kept(both), holds_x)
             total.saved += result
+            open_experts = route is not None and route.index in kept(both)
+            if holds_x and open_experts:
+                total.again += macs
+            else:
+                total.held += result
             total.largest = max(total.largest, result)
         return both
 

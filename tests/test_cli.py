@@ -285,11 +285,20 @@ def test_every_stage_can_be_looked_at(stage: str, start: str):
     assert ended.out.startswith(start) and CONTROL not in ended.out
 
 
-def test_routed_structures_have_no_code_yet():
-    ended = einc("codegen", "btt_moe", "--in", "64")
-    assert (ended.status, ended.out) == (1, "")
-    assert ended.err.startswith("error[E904]")
-    assert einc("codegen", "btt_moe", "--in", "64", "--emit", "plan").status == 0
+def test_an_index_can_be_routed_from_the_command_line():
+    written = einc("codegen", "btt_moe", "--in", "64")
+    routed = einc("codegen", "btt", "--in", "64", "-D", "rank=8", "--route", "r:2")
+    assert (routed.status, routed.err) == (0, "")
+    words = written.out.replace("BttMoe", "Btt").split()
+    start = words.index("import")
+    renamed = " ".join(words[start:]).replace(
+        "btt_moe(experts = 8, active = 2)", "btt(rank = 8)"
+    )
+    assert (
+        " ".join(routed.out.split())
+        .replace(" # ", " ")
+        .endswith(renamed.replace(" # ", " "))
+    )
 
 
 # taxonomy, check, list, show

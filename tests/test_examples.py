@@ -12,11 +12,11 @@ import pytest
 from example_figures import exponents_line, figures_line
 from terminal import ROOT, call, einc
 
-from einc import SpecError, api, library
+from einc import api, library
 
 FOLDER = ROOT / "examples"
 FILES = sorted(FOLDER.glob("*.ein"))
-APART = ("quickstart", "run_generated")
+APART = ("quickstart", "run_generated", "gpt_moe")
 BESIDE = {"tied", "normalized"}
 """What no structure of the library shows."""
 SCRIPTS = sorted(p for p in FOLDER.glob("*.py") if p.stem not in APART)
@@ -74,15 +74,18 @@ def test_generated_code_runs(path: Path, one_thread: None):
     import torch
 
     structure = api.load(str(path))
-    if structure.structure.route is not None:
-        with pytest.raises(SpecError, match="E904"):
-            structure.module_class(1024, 512)
-        return
     layer = structure.module_class(1024, 512)()
     x = torch.randn(3, 1024)
     y = layer(x)
     assert y.shape == (3, 512)
-    dense = layer.to_dense()
+    if structure.structure.route is not None:
+        # A router of zeros gives each of the first token's experts the same gate.
+        gates, chosen = layer.route(x[:1])
+        dense = layer.to_dense(
+            torch.zeros(layer.experts).scatter(0, chosen[0], gates[0])
+        )
+    else:
+        dense = layer.to_dense()
     assert dense.shape == (512, 1024)
     torch.testing.assert_close(y, x @ dense.T, atol=1e-4, rtol=1e-4)
 
@@ -122,6 +125,20 @@ def test_quickstart_shows_what_it_says(one_thread: None, capsys):
     out = capsys.readouterr().out
     dense, ours, flat = (float(e) for e in re.findall(r"error (\S+)$", out, re.M))
     assert dense < ours < 0.8 * flat
+
+
+def test_experts_are_even_with_the_auxiliary_loss(
+    one_thread: None, capsys, monkeypatch
+):
+    arguments = ["gpt_moe.py", "--steps", "50", "--width", "32"]
+    monkeypatch.setattr(sys, "argv", arguments)
+    runpy.run_path(str(FOLDER / "gpt_moe.py"), run_name="__main__")
+    _, even, uneven = re.split("^with ", capsys.readouterr().out, flags=re.M)
+    for run in (even, uneven):
+        losses = [float(v) for v in re.findall(r"loss (\d+\.\d+)", run)]
+        assert losses[-1] < losses[0] - 1
+    shares = [float(re.findall(r"share (\S+)", run)[-1]) for run in (even, uneven)]
+    assert shares[0] < 0.8 * shares[1]
 
 
 def test_generated_files_run(one_thread: None, tmp_path: Path, capsys, monkeypatch):

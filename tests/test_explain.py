@@ -19,7 +19,7 @@ from einc.errors import FAULTS, UsageError
 FOLDER = Path(explain.__file__).with_name("explanations")
 COMMAND = typer.main.get_command(cli.app)
 
-CONSOLE = ("E006", "E904")
+CONSOLE = ("E006",)
 """Faults that are not in the text of a spec: their examples are commands."""
 LATIN = "# Größe\nstructure dense { y[o] = x[i] * W[i, o] }\n".encode("latin-1")
 """`layer.ein`, of which the page of E006 speaks."""

@@ -19,12 +19,13 @@ import einc
 from einc import compiler, library, report
 
 FOLDER = Path(__file__).parent / "golden"
-UNROUTED = [name for name in library.NAMES if library.structure(name).route is None]
-SHAPES = {name: [(64, 96)] for name in UNROUTED}
+SHAPES = {name: [(64, 96)] for name in library.NAMES}
 for padded in ("monarch", "kronecker", "blast"):
     SHAPES[padded] = [(64, 96), (61, 98)]
 CASES = [(name, shape) for name, shapes in SHAPES.items() for shape in shapes]
 ALLOWED = {"torch", "typing"}
+ROUTED = {"math", "collections.abc", "torch.utils.flop_counter"}
+"""What the files of routed structures import beside."""
 
 
 def golden(name: str, shape: tuple[int, int]) -> Path:
@@ -87,7 +88,8 @@ def test_file_needs_torch_alone(name: str, shape: tuple[int, int]) -> None:
         for node in ast.walk(tree)
         if isinstance(node, ast.Import | ast.ImportFrom)
     }
-    assert imported <= ALLOWED
+    routed = library.structure(name).route is not None
+    assert imported == (ALLOWED | ROUTED if routed else ALLOWED)
 
 
 def load_class(path: Path) -> type[torch.nn.Module]:
@@ -110,8 +112,13 @@ def test_file_computes_its_equation(name: str, shape: tuple[int, int]) -> None:
     binding = compiler.bind(compiler.load(name), *shape)
     assert binding is not None
     torch.nn.init.normal_(module.bias)
+    routed = binding.structure.routed
     x = torch.randn(5, shape[0], dtype=torch.float64)
     wanted = module.bias.detach().clone().expand(5, -1)
+    if routed:
+        torch.nn.init.normal_(module.router)
+        gates, chosen = module.route(x)
+        gate = torch.zeros(5, module.experts, dtype=x.dtype).scatter(1, chosen, gates)
     for term, (padded, _) in zip(binding.structure.terms, binding.padded, strict=True):
         letters = {a: chr(ord("a") + i) for i, a in enumerate(term.axes)}
         spelt = ["".join(letters[a] for a in o.axes) for o in term.operands]
@@ -119,6 +126,9 @@ def test_file_computes_its_equation(name: str, shape: tuple[int, int]) -> None:
         split = torch.nn.functional.pad(x, (0, padded - shape[0]))
         split = split.reshape(5, *binding.shape(term.input))
         factors = [getattr(module, o.name) for o in term.operands]
+        if routed:
+            factors.append(gate)
+            spelt += ["Z" + letters[a] for a in term.axes if a.name == routed]
         equation = ",".join(["Z" + sides[0], *spelt]) + "->Z" + sides[1]
         y = torch.einsum(equation, split, *factors).reshape(5, -1)
         wanted = wanted + y[:, : shape[1]]

@@ -77,12 +77,12 @@ def test_reported_counts(case: Case, tokens: int, order: Any) -> None:
     work, memory = profile.figures.work, profile.figures.memory
     assert work.forward == Fraction(got.macs, tokens)
     assert work.matrix == Fraction(got.matrix, tokens)
-    assert work.training == 3 * work.forward
+    assert work.training == 3 * work.forward + Fraction(got.again, tokens)
     assert memory.largest_intermediate == Fraction(got.largest, tokens)
     factors = [set(f) for f in case.equation.factors.values()]
     joined = {i for i in case.equation.x if any(i in f for f in factors)}
     x = size_of(joined | {*case.equation.x} & {*case.equation.y}, case.known_sizes)
-    held = Fraction(got.saved, tokens) + (x if factors else 0)
+    held = Fraction(got.held, tokens) + (x if factors else 0)
     assert memory.saved_for_backward == held
     report = profile.to_json()
     assert report["macs"]["per_call"] == got.macs

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from structures import Case, any_case
+from structures import Case, any_case, routed
 
 import einc
 from einc.order import ORDERS
@@ -37,8 +37,12 @@ def lengthened(case: Case, length: int) -> str:
     return re.sub(rf"\b({names})\b", rf"\1{'g' * length}", case.text)
 
 
-@settings(max_examples=60)
-@given(any_case(), st.sampled_from(ORDERS), st.sampled_from([0, 0, 4, 9, 14, 20]))
+@settings(max_examples=100)
+@given(
+    st.one_of(any_case(), routed()),
+    st.sampled_from(ORDERS),
+    st.sampled_from([0, 0, 4, 9, 14, 20]),
+)
 def test_random_structures(case: Case, order: Any, length: int) -> None:
     text = lengthened(case, length) if case.equation.indices and length else case.text
     accept(einc.parse(text).source(case.d_in, case.d_out, order=order))

@@ -30,9 +30,10 @@ def emit(structure: Structure, modules: Sequence[Module]) -> str:
     out = Writer()
     _header(out, structure)
     is_routed = any(module.experts for module in modules)
-    out.lines_of(routed.IMPORTS if is_routed else IMPORTS)
     if is_routed:
         routed.helpers(out, modules)
+    else:
+        out.lines_of(IMPORTS)
     for module in modules:
         out.line()
         out.line()
@@ -130,7 +131,7 @@ def _init(out: Writer, module: Module) -> None:
             out.call(f"self.{name} = nn.Parameter(", ["torch.empty(1, **options)"])
         if module.router is not None:
             router = "torch.empty(self.experts, self.in_features, **options)"
-            out.line(f"self.router = nn.Parameter({router})")
+            out.call("self.router = nn.Parameter(", [router])
             out.line("self._loss = self._load = None")
         options = "**options" if module.parameters else "device=device, dtype=dtype"
         with out.block("if bias:"):

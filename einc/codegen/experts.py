@@ -46,7 +46,7 @@ ALIGNMENT = 8
 ARGUMENTS = frozenset(
     """
     x gates chosen grad n k r places tokens gate rows scaled chunk total torch nn math
-    expert order ends incoming
+    expert order ends incoming left right
     """.split()
 )
 """What the experts' functions call their own."""
@@ -194,14 +194,14 @@ class ExpertsLowering:
 
     @property
     def _is_aligned(self) -> bool:
-        """Whether grouped products take all the weights."""
+        """Whether there are grouped products, and they take all the weights."""
         sizes = [
             self._elements(dims)
             for step in self.steps
             if step.per_expert and step.summed
             for dims in (step.summed, step.new)
         ]
-        return all(size % ALIGNMENT == 0 for size in sizes)
+        return bool(sizes) and all(size % ALIGNMENT == 0 for size in sizes)
 
     def _chunk(self, width: int) -> int:
         """The rows of a chunk: a power of two from 64 to 1024."""
@@ -303,7 +303,16 @@ class ExpertsLowering:
             active = activations[i]
             name = f"grad_{step.weight}"
             into = ExpertWeight(name) if step.per_expert else Local(name)
-            body.append(Accumulate(into, self._weight_gradient(step, active, gradient)))
+            if step.summed:
+                value = self._weight_gradient(step, active, gradient)
+            else:
+                each = f"grad_each_{step.weight}"
+                product = self._multiply(gradient, active, each)
+                text = layout_text(product.groups)
+                body.append(Assign(each, product.value, text))
+                product = self._summed(Tensor(Local(each), product.groups), step.own)
+                value = self.layouts.regroup(product, step.layout).value
+            body.append(Accumulate(into, value))
             name = f"grad_{self.steps[i - 1].name}" if i else "grad_incoming"
             tensor = self._active_gradient(step, active, gradient, name, i == 0)
             body.append(Assign(name, tensor.value, layout_text(tensor.groups)))
@@ -312,9 +321,6 @@ class ExpertsLowering:
 
     def _weight_gradient(self, step: Step, active: Tensor, gradient: Tensor) -> Value:
         regroup = self.layouts.regroup
-        if not step.summed:
-            product = self._multiply(gradient, active, f"of_{step.weight}")
-            return regroup(self._summed(product, step.own), step.layout).value
         rest = step.rest(active.dims)
         first, second = step.layout[-2:]
         sides: dict[tuple[Dim, ...], Tensor]

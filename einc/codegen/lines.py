@@ -45,6 +45,12 @@ def assign(out: Writer, statement: Assign) -> None:
     elif isinstance(value, Product) and _is_operator(value):
         _long_operator(out, target, value)
     elif not isinstance(value, View) or isinstance(value.value, Local):
+        if isinstance(value, Product | GroupedProduct):
+            value = replace(
+                value,
+                left=_short(out, "left", value.left),
+                right=_short(out, "right", value.right),
+            )
         head, arguments, tail = _parts(value)
         out.call(f"{target} = {head}", arguments, tail)
     else:
@@ -60,10 +66,21 @@ def statement(out: Writer, value: Assign | Accumulate) -> None:
     gradient, added = expression(value.gradient), value.value
     if isinstance(added, Product) and added.out is None:
         method = {"bmm": "baddbmm_", "matmul": "addmm_"}[added.kind]
-        operands = [expression(added.left), expression(added.right)]
-        out.call(f"{gradient}.{method}(", operands)
+        left, right = expression(added.left), expression(added.right)
+        if not out.fits(f"{gradient}.{method}({left}, {right})"):
+            left = expression(_short(out, "left", added.left))
+            right = expression(_short(out, "right", added.right))
+        out.call(f"{gradient}.{method}(", [left, right])
     else:
         out.call(f"{gradient}.add_(", [expression(added)])
+
+
+def _short(out: Writer, name: str, value: Value) -> Value:
+    """An operand, under a name of its own where it is too long for a line."""
+    if out.fits(f"    {expression(value)},"):
+        return value
+    assign(out, Assign(name, value))
+    return Local(name)
 
 
 def _long_operator(out: Writer, target: str, value: Product) -> None:

@@ -341,6 +341,15 @@ def _figures(profile: Profile) -> tuple[str, ...]:
         f"{flops:,} FLOPs a token forward ({figures.flop_share:.2%} of dense), "
         f"{training:,} with backward"
     )
+    if binding.top is not None:
+        lines.append(
+            f"{figures.parameters.active:,} parameters active in a token; "
+            f"{number(2 * work.all_experts_matrix):,} FLOPs if all experts were computed"
+        )
+        router = figures.parameters.router
+        lines.append(
+            f"router beside: {router:,} parameters, {2 * router:,} FLOPs a token"
+        )
     if work.elementwise:
         lines.append(f"{number(work.elementwise):,} elementwise FLOPs a token beside")
     plan = profile.plan

@@ -30,23 +30,25 @@ from typing import ClassVar
 
 import torch
 from torch import nn
-from torch.utils.flop_counter import flop_registry, register_flop_formula
+from torch.utils.flop_counter import {counter}
 """
 
 HELPERS = '''\
 def _by_expert(
-    chosen: torch.Tensor, experts: int, chunk: int
-) -> Iterator[tuple[int, torch.Tensor]]:
-    """Each expert with the places of its tokens in `chosen`, `chunk` at a time.
+    chosen: torch.Tensor, gates: torch.Tensor, experts: int, chunk: int
+) -> Iterator[tuple[int, torch.Tensor, torch.Tensor, torch.Tensor]]:
+    """Each expert with its places in `chosen`, `chunk` at a time: their tokens and gates.
 
     Place i is choice i % k of token i // k. All are there, whatever their number. The
     numbers go to the CPU: on a GPU the one synchronization of these functions.
     """
-    expert, order = chosen.flatten().sort(stable=True)
+    expert, places = chosen.flatten().sort(stable=True)
+    tokens, gate = places // chosen.shape[1], gates.flatten()[places, None]
     start = 0
     for r, count in enumerate(expert.bincount(minlength=experts).tolist()):
-        for place in range(start, start + count, chunk):
-            yield r, order[place : min(place + chunk, start + count)]
+        for first in range(start, start + count, chunk):
+            part = slice(first, min(first + chunk, start + count))
+            yield r, places[part], tokens[part], gate[part]
         start += count
 
 
@@ -80,6 +82,10 @@ def _is_recomputing() -> bool:
     return torch._C._current_graph_task_id() != -1
 
 
+def _shapes(x, gates, chosen, *others):
+    return [t.new_empty(t.shape) for t in (x, gates, *others[:-1])]  # less grad
+
+
 def _second_derivative(ctx, *grads):
     raise RuntimeError("routed structures have no second derivative")
 
@@ -92,7 +98,8 @@ def _operator(name: str, run, fake, gradient, macs: int):
     """
     qualified = f"einc::{name}"
     if not hasattr(torch.ops.einc, name):
-        torch.library.define(qualified, torch.library.infer_schema(run, mutates_args=()))
+        schema = torch.library.infer_schema(run, mutates_args=())
+        torch.library.define(qualified, schema)
         torch.library.impl(qualified, "default", run)
         torch.library.register_fake(qualified, fake)
         torch.library.register_autograd(qualified, gradient, setup_context=_save)
@@ -103,9 +110,12 @@ def _operator(name: str, run, fake, gradient, macs: int):
 '''
 
 GROUPED_HELPERS = '''\
+_HAS_GROUPED_PRODUCT = hasattr(nn.functional, "grouped_mm")  # new in torch
+
+
 def _is_grouped(x: torch.Tensor) -> bool:
     """Whether the device has a grouped product: then nothing waits for the host."""
-    return x.is_cuda and x.dtype == torch.bfloat16
+    return x.is_cuda and x.dtype == torch.bfloat16 and _HAS_GROUPED_PRODUCT
 
 
 def _grouped_product(
@@ -127,7 +137,7 @@ def _grouped_product(
     return y.reshape(*rows.shape[:-1], weights.shape[-1])
 
 
-if torch.ops.aten._grouped_mm not in flop_registry:
+if _HAS_GROUPED_PRODUCT and torch.ops.aten._grouped_mm not in flop_registry:
     register_flop_formula(torch.ops.aten._grouped_mm)(
         lambda a, b, *shapes, **other: 2 * math.prod(a[-2:]) * b[-1]
     )
@@ -137,10 +147,10 @@ if torch.ops.aten._grouped_mm not in flop_registry:
 def helpers(out: Writer, modules: Sequence[Module]) -> None:
     """What all routed classes of a file share, and the functions of their experts."""
     experts = [one for module in modules for one in module.experts]
-    blocks = [HELPERS]
-    if any(one.grouped is not None for one in experts):
-        blocks.append(GROUPED_HELPERS)
-    for block in blocks:
+    is_grouped = any(one.grouped is not None for one in experts)
+    counter = "flop_registry, " * is_grouped + "register_flop_formula"
+    out.lines_of(IMPORTS.format(counter=counter))
+    for block in [HELPERS, GROUPED_HELPERS] if is_grouped else [HELPERS]:
         _blank(out)
         out.lines_of(block)
     for module in modules:
@@ -191,16 +201,10 @@ def _per_expert(experts: Experts) -> list[str]:
 def _loop(out: Writer, experts: Experts, buffers: dict[str, int]) -> None:
     """What forward and backward begin with, up to the tokens of one chunk."""
     for name in _per_expert(experts):
-        out.line(f"{name} = _stacked({name})")
-    out.line("k = chosen.shape[1]")
+        out.call(f"{name} = _stacked(", [name])
     out.line(f"chunk = max(1, min({experts.chunk}, chosen.numel()))")
     for name, width in buffers.items():
         out.line(f"{name} = x.new_empty(chunk * {width})")
-
-
-def _chunk(out: Writer) -> None:
-    out.line("tokens, n = places // k, len(places)")
-    out.line("gate = gates.flatten()[places, None]")
 
 
 def _gather(out: Writer, target: str, source: str, width: int) -> None:
@@ -218,8 +222,9 @@ def _forward(out: Writer, experts: Experts) -> None:
         buffers |= _buffers(experts.forward)
         _loop(out, experts, buffers)
         out.line(f"total = x.new_zeros(x.shape[0], {experts.width_out})")
-        with out.block(f"for r, places in _by_expert(chosen, {experts.count}, chunk):"):
-            _chunk(out)
+        groups = f"_by_expert(chosen, gates, {experts.count}, chunk)"
+        with out.block(f"for r, _, tokens, gate in {groups}:"):
+            out.line("n = len(tokens)")
             _gather(out, "rows", "x", experts.width_in)
             for one in experts.forward:
                 assign(out, one)
@@ -246,9 +251,10 @@ def _backward(out: Writer, experts: Experts) -> None:
         out.line("grad_x = x.new_zeros(x.shape)")
         out.line("grad_gates = gates.new_empty(gates.numel())")
         for name in weights:
-            out.line(f"grad_{name} = {name}.new_zeros({name}.shape)")
-        with out.block(f"for r, places in _by_expert(chosen, {experts.count}, chunk):"):
-            _chunk(out)
+            out.call(f"grad_{name} = {name}.new_zeros(", [f"{name}.shape"])
+        groups = f"_by_expert(chosen, gates, {experts.count}, chunk)"
+        with out.block(f"for r, places, tokens, gate in {groups}:"):
+            out.line("n = len(places)")
             _gather(out, "rows", "x", experts.width_in)
             _gather(out, "grad_rows", "grad", experts.width_out)
             scaled = f"out=_space(space_scaled, n, {experts.width_in})"
@@ -279,16 +285,11 @@ def _buffers(statements: Iterable[Assign | Accumulate]) -> dict[str, int]:
 
 def _register(out: Writer, experts: Experts) -> None:
     """The two functions as operators: their shapes, gradients and FLOPs."""
-    name, weights = experts.name, [w.name for w in experts.weights]
+    name = experts.name
     digest = hashlib.sha256(repr(experts).encode()).hexdigest()[:12]
     out.line(f"def _shape_{name}(x, *others):")
     with out.indented():
         out.line(f"return x.new_empty(x.shape[0], {experts.width_out})")
-    _blank(out)
-    out.call(f"def _shapes_{name}(", [*_arguments(experts), "grad"], "):")
-    with out.indented():
-        tensors = ", ".join(["x", "gates", *weights])
-        out.call("return [", [f"t.new_empty(t.shape) for t in ({tensors})"], "]")
     _blank(out)
     with out.block(f"def _gradients_{name}(ctx, grad):"):
         backward = f"_operator_backward_{name}(*ctx.saved_tensors, grad)"
@@ -297,7 +298,7 @@ def _register(out: Writer, experts: Experts) -> None:
     _blank(out)
     for pass_, shape, gradient, macs in (
         ("forward", f"_shape_{name}", f"_gradients_{name}", experts.macs),
-        ("backward", f"_shapes_{name}", "_second_derivative", experts.macs_backward),
+        ("backward", "_shapes", "_second_derivative", experts.macs_backward),
     ):
         operator = f'"experts_{name}_{digest}_{pass_}"'
         arguments = [operator, f"_{pass_}_{name}", shape, gradient, str(macs)]
@@ -332,13 +333,13 @@ def _choice(out: Writer, experts: Experts) -> None:
             prefix = "expert, " * weight.per_expert
             out.line(f"{weight.name}: ({prefix}{weight.layout}).")
         out.line('"""')
-        names = ", ".join(["x", *(w.name for w in experts.weights)])
-        out.line(f"{names} = _cast({names})")
-        arguments = ", ".join(_arguments(experts))
+        weights = [w.name for w in experts.weights]
+        out.call("x, *weights = _cast(", ["x", *weights])
+        arguments = ["x", "gates", "chosen", "*weights"]
         if experts.grouped is not None:
             with out.block("if _is_grouped(x):"):
-                out.call(f"return _grouped_{name}(", [arguments])
-        out.call(f"return _operator_forward_{name}(", [arguments])
+                out.call(f"return _grouped_{name}(", arguments)
+        out.call(f"return _operator_forward_{name}(", arguments)
 
 
 def attributes(out: Writer, router: Router) -> None:
