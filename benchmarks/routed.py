@@ -35,7 +35,7 @@ from torch import nn
 import einc
 
 KEEP = "glibc.malloc.mmap_threshold=17179869184:glibc.malloc.trim_threshold=17179869184"
-LARGEST = 1.5e9
+LARGEST = 0.7e9
 """Bytes of the largest tensor of all experts: more is not run, for want of memory."""
 
 FEATURES = (1024, 2304, 4096)

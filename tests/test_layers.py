@@ -26,7 +26,7 @@ plan
 analysis.counts analysis.exponents analysis.scaling
 analysis.rank
 analysis.profile
-codegen.nodes codegen.names codegen.writer
+codegen.nodes codegen.names codegen.writer codegen.runtime
 codegen.layout codegen.lines
 codegen.experts codegen.routed
 codegen.lower codegen.emit

@@ -19,6 +19,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 import einc
+from einc import compiler
 
 
 def loss_by_hand(module: Any, x: torch.Tensor) -> torch.Tensor:
@@ -329,3 +330,70 @@ def test_the_same_file_twice_is_two_modules_and_both_work() -> None:
         y = module(x)
         torch.testing.assert_close(y, made[0](x))
         y.sum().backward()
+
+
+@pytest.mark.parametrize("name", MOE)
+def test_backward_keeps_x_and_the_routing_alone(name: str) -> None:
+    """Nothing of the size of x, nor of what stands between the factors."""
+    module = layer(name, (256, 256), torch.float32)
+    x = inputs(module, 100)
+    own = {t.untyped_storage().data_ptr() for t in (x, *module.parameters())}
+    kept: list[int] = []
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        if tensor.untyped_storage().data_ptr() not in own:
+            kept.append(tensor.numel())
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        module(x)
+    assert max(kept) <= 100 * module.experts
+
+
+def test_torch_func_maps_and_refuses_to_differentiate() -> None:
+    module = layer().eval()
+    x = inputs(module, 3, 5).detach()
+    torch.testing.assert_close(torch.func.vmap(module)(x), module(x))
+    parameters = dict(module.named_parameters())
+
+    def loss(parameters: dict[str, torch.Tensor]) -> torch.Tensor:
+        return torch.func.functional_call(module, parameters, (x,)).sum()
+
+    with pytest.raises(RuntimeError):
+        torch.func.grad(loss)(parameters)
+    with pytest.raises(RuntimeError, match="forward-mode"):
+        torch.func.jvp(module, (x,), (x,))
+    for name in ("router", "A"):
+        with torch.autograd.forward_ad.dual_level():
+            dual = torch.autograd.forward_ad.make_dual(
+                parameters[name].detach(), torch.ones_like(parameters[name])
+            )
+            with pytest.raises(RuntimeError, match="forward-mode"):
+                loss(parameters | {name: dual})
+
+
+def test_frozen_parts_get_no_gradient() -> None:
+    """As the first layer of a model, or under an adapter."""
+    module = layer()
+    module.A.requires_grad_(False)
+    x = inputs(module, 9).detach()
+    module(x).sum().backward()
+    assert module.A.grad is None
+    assert module.B.grad is not None and module.router.grad is not None
+
+
+def test_two_shapes_in_one_file() -> None:
+    structure = einc.load("btt_moe").structure
+    shapes = [(64, 64), (64, 128)]
+    modules = [compiler.module(compiler.analyze(structure, *s)) for s in shapes]
+    source = compiler.source(structure, modules)
+    assert source.count("def _by_expert(") == 1
+    space: dict[str, Any] = {"__name__": "two_shapes"}
+    exec(source, space)
+    for d_in, d_out in shapes:
+        one = space[f"BttMoe{d_in}x{d_out}"]()
+        other = einc.load("btt_moe").module_class(d_in, d_out)()
+        nn.init.normal_(one.router)
+        other.load_state_dict(one.state_dict())
+        x = torch.randn(6, d_in)
+        torch.testing.assert_close(one(x), other(x))

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from fractions import Fraction
 
 from einc import __version__
-from einc.codegen import routed
+from einc.codegen import routed, runtime
 from einc.codegen.lines import assign
 from einc.codegen.nodes import Module, Parameter
 from einc.codegen.writer import Writer
@@ -187,7 +187,7 @@ def _forward(out: Writer, module: Module) -> None:
             )
             out.line("raise ValueError(message)")
         if module.router is not None:
-            out.lines_of(routed.FORWARD)
+            out.lines_of(runtime.FORWARD)
         else:
             out.line("batch = x.shape[:-1]")
             out.line("y = self.contract(x.reshape(-1, self.in_features))")
@@ -228,7 +228,7 @@ def _to_dense(out: Writer, module: Module) -> None:
             options = [f"dtype=self.{name}.dtype", f"device=self.{name}.device"]
         out.call("eye = torch.eye(", ["self.in_features", *options])
         if module.router is not None:
-            out.lines_of(routed.TO_DENSE)
+            out.lines_of(runtime.TO_DENSE)
         else:
             out.line("return self.contract(eye).T")
 

@@ -58,6 +58,15 @@ def _cast(*tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
     return tuple(t if t.dtype == torch.float64 else t.to(dtype) for t in tensors)
 
 
+def _refuse_tangents(*tensors: torch.Tensor) -> None:
+    """Forward-mode differentiation would find zeros: operators know backward alone."""
+    if torch.compiler.is_compiling():
+        return
+    duals = [torch.autograd.forward_ad.unpack_dual(t) for t in tensors]
+    if any(dual.tangent is not None for dual in duals):
+        raise RuntimeError("routed structures have no forward-mode derivative")
+
+
 def _save(ctx, inputs, output) -> None:
     ctx.save_for_backward(*inputs)
 
@@ -129,8 +138,8 @@ if _HAS_GROUPED_PRODUCT and torch.ops.aten._grouped_mm not in flop_registry:
     )
 
 
-# The experts of DenseMoe64x96. They have no second derivatives, and torch.func does not
-# map over them.
+# The experts of DenseMoe64x96. They have first derivatives by backward alone: no
+# second, no forward-mode ones, and none by torch.func.
 def _forward_64x96(
     x: torch.Tensor, gates: torch.Tensor, chosen: torch.Tensor, W: torch.Tensor
 ) -> torch.Tensor:
@@ -235,6 +244,7 @@ def _experts_64x96(
     x, *weights = _cast(x, W)
     if _is_grouped(x):
         return _grouped_64x96(x, gates, chosen, *weights)
+    _refuse_tangents(x, gates, *weights)
     return _operator_forward_64x96(x, gates, chosen, *weights)
 
 
@@ -348,7 +358,7 @@ class DenseMoe64x96(nn.Module):
 
     def __getstate__(self) -> dict[str, object]:
         """What is copied and pickled: not a loss, which has a graph."""
-        return {**super().__getstate__(), "_loss": None, "_load": None}
+        return {**self.__dict__, "_loss": None, "_load": None}
 
     def contract(
         self, x: torch.Tensor, gates: torch.Tensor, chosen: torch.Tensor
