@@ -283,35 +283,40 @@ def main() -> None:
     if options.cells:
         print(json.dumps(measure(options, json.loads(options.cells))))
         return
-    grid = [
-        (d, experts, tokens, dtype)
-        for dtype in DTYPES
-        for d in FEATURES
-        for experts in EXPERTS
-        for tokens in TOKENS
-    ]
-    few = [(2304, 16, tokens, "float32") for tokens in TOKENS]
+    grid = [(d, r, n) for d in FEATURES for r in EXPERTS for n in TOKENS]
+    few = [(2304, 16, n) for n in TOKENS]
     if options.quick:
-        grid, few = few[:1], few[:1]
-    found = {
-        "keeping": in_child(options, grid, KEEP),
-        "default": in_child(options, few, ""),
-    }
+        grid = few = few[:1]
+    parts = [
+        ("float32, malloc that keeps memory", "float32", grid, KEEP),
+        ("float32, glibc's default malloc", "float32", few, ""),
+        ("bfloat16, malloc that keeps memory", "bfloat16", grid, KEEP),
+    ]
     device = processor()
     if options.device == "cuda":
         device = torch.cuda.get_device_name()
+    found: dict[str, Any] = {}
+    for title, dtype, cells, tunables in parts:
+        found[title] = in_child(options, [(*c, dtype) for c in cells], tunables)
+        # After each part: a run takes half an hour.
+        write(found, device, options)
+
+
+def write(found: dict[str, Any], device: str, options: argparse.Namespace) -> None:
+    """The table on stdout or, with the figures as JSON, in a folder."""
     text = report(found, device, options)
-    print(text)
-    if options.output:
-        options.output.mkdir(parents=True, exist_ok=True)
-        name = f"routed_{options.device}"
-        (options.output / f"{name}.md").write_text(text)
-        document = {"device": device, "torch": torch.__version__, **found}
-        (options.output / f"{name}.json").write_text(json.dumps(document) + "\n")
+    if not options.output:
+        print(text)
+        return
+    options.output.mkdir(parents=True, exist_ok=True)
+    name = f"routed_{options.device}"
+    (options.output / f"{name}.md").write_text(text)
+    document = {"device": device, "torch": torch.__version__, "parts": found}
+    (options.output / f"{name}.json").write_text(json.dumps(document, indent=1) + "\n")
 
 
 def report(found: dict[str, Any], device: str, options: argparse.Namespace) -> str:
-    rates = found["keeping"]["rates"]
+    rates = {n: max(p["rates"][n] for p in found.values()) for n in DTYPES}
     parts = [
         "# btt_moe, rank 1 an expert, top 2, as a layer of d features",
         "Written by `python benchmarks/routed.py -o benchmarks/results`, which says what "
@@ -321,16 +326,11 @@ def report(found: dict[str, Any], device: str, options: argparse.Namespace) -> s
         "4 s). Best matrix product rate: "
         + ", ".join(f"{r / 1e9:.0f} GFLOP/s in {n}" for n, r in rates.items())
         + ". A ratio above 1 in the columns of all experts and of the loop says how many "
-        "times slower they are; `memory` where all experts did not fit.",
+        "times slower they are; `memory` where the largest tensor of all experts has "
+        f"over {LARGEST / 1e9} GB.",
     ]
-    for dtype in DTYPES:
-        rows = [r for r in found["keeping"]["rows"] if r["dtype"] == dtype]
-        if rows:
-            parts += [f"## {dtype}, malloc that keeps memory", table(rows)]
-    parts += [
-        "## float32, glibc's default malloc",
-        table(found["default"]["rows"]),
-    ]
+    for title, part in found.items():
+        parts += [f"## {title}", table(part["rows"])]
     return "\n\n".join(parts) + "\n"
 
 
