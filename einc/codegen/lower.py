@@ -5,7 +5,7 @@ an index becomes one matrix product, batched over the indices that both operands
 keep; one that sums nothing becomes `*`. Indices of size 1 are left out, and what a
 tensor has in no other is summed first. Names and shapes of the parameters follow
 from the structure and the sizes alone; a product that wants another layout views
-or permutes them here.
+or permutes them here. What experts compute is one call here, and lowered in `experts`.
 """
 
 from __future__ import annotations
