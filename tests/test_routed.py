@@ -6,6 +6,7 @@ takes the softmax that the language defines, and adds one einsum for each expert
 
 from __future__ import annotations
 
+import re
 import string
 import sys
 from typing import Any
@@ -20,6 +21,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import einc
+from einc.analysis.scaling import scales
 from einc.order import ORDERS
 
 one_failure = settings(report_multiple_bugs=False)
@@ -211,16 +213,21 @@ def inputs(module: Any, *batch: int) -> torch.Tensor:
     return x.requires_grad_()
 
 
-def by_all_experts(module: Any, x: torch.Tensor) -> torch.Tensor:
-    """Every expert for every token, times gates of which most are zero."""
+def dense_gates(module: Any, x: torch.Tensor) -> torch.Tensor:
+    """A gate for each token and expert: zero for those that it did not choose."""
     logits = x @ module.router.T
     best, chosen = logits.topk(module.top)
     gates = best.softmax(-1)
     if module.top == 1:
         gates = logits.softmax(-1).gather(-1, chosen)
+    return torch.zeros_like(logits).scatter(-1, chosen, gates)
+
+
+def by_all_experts(module: Any, x: torch.Tensor) -> torch.Tensor:
+    """Every expert for every token, times gates of which most are zero."""
+    dense = dense_gates(module, x)
     every = torch.eye(module.experts, dtype=x.dtype)
     w = torch.stack([module.to_dense(one) for one in every])
-    dense = torch.zeros_like(logits).scatter(-1, chosen, gates)
     return torch.einsum("nr,roi,ni->no", dense, w, x) + module.bias
 
 
@@ -336,12 +343,7 @@ def test_what_the_language_can_say(text: str, order: Any) -> None:
     x = inputs(module, 11)
 
     def whole(x: torch.Tensor) -> torch.Tensor:
-        logits = x @ module.router.T
-        best, chosen = logits.topk(module.top)
-        gates = best.softmax(-1)
-        if module.top == 1:
-            gates = logits.softmax(-1).gather(-1, chosen)
-        gate = torch.zeros_like(logits).scatter(-1, chosen, gates)
+        gate = dense_gates(module, x)
         factors = {f.name: getattr(module, f.name) for f in profile.structure.factors}
         for name in profile.structure.normalized:
             rms = factors[name].square().mean().sqrt()
@@ -358,8 +360,6 @@ def test_what_the_language_can_say(text: str, order: Any) -> None:
 
 
 def profile_std(profile: Any, name: str) -> float:
-    from einc.analysis.scaling import scales
-
     return scales(profile.figures.binding)[name].std
 
 
@@ -372,8 +372,6 @@ def term(
     sizes: dict[str, int],
 ) -> torch.Tensor:
     """One term by one einsum; a factor may stand in it twice."""
-    import re
-
     right = text.split("=", 1)[1]
     refs = [
         (name, re.findall(r"\w+", indices))

@@ -84,7 +84,7 @@ def _router(binding: Binding) -> Router | None:
     if routed is None:
         return None
     assert binding.top is not None
-    return Router(routed, binding.sizes[routed], binding.top)
+    return Router(binding.sizes[routed], binding.top)
 
 
 class _Lowering:

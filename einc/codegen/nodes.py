@@ -191,8 +191,7 @@ class Experts:
     The statements are over the rows of one expert: `forward` leads to `result`,
     (n, width_out) with the gates in; `again` is what backward computes again, from
     `scaled` rows, and `backward` leads to `gradient` of the rows and
-    `gate_gradient`. `buffers` are the elements a row of what they write.
-    `grouped` leads to `grouped_result` for all experts at once, or is None where no
+    `gate_gradient`. `grouped` leads to `grouped_result` for all experts at once, or is None where no
     grouped product takes the sizes. `macs` and `macs_backward` are the multiply-adds
     of the matrix products for one token at one expert.
     """
@@ -217,9 +216,8 @@ class Experts:
 
 @dataclass(frozen=True)
 class Router:
-    """The expert index of a module: how many there are, and how many a token takes."""
+    """How many experts a module has, and how many a token takes."""
 
-    index: str
     experts: int
     top: int
 

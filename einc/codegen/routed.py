@@ -11,6 +11,7 @@ import hashlib
 import math
 from collections.abc import Iterable, Sequence
 
+from einc import __version__
 from einc.codegen import runtime
 from einc.codegen.lines import assign, statement
 from einc.codegen.nodes import (
@@ -168,7 +169,8 @@ def _buffers(statements: Iterable[Assign | Accumulate]) -> dict[str, int]:
 def _register(out: Writer, experts: Experts) -> None:
     """The two functions as operators: their shapes, gradients and FLOPs."""
     name = experts.name
-    digest = hashlib.sha256(repr(experts).encode()).hexdigest()[:12]
+    # Another version of einc may write other code for the same experts.
+    digest = hashlib.sha256(repr((__version__, experts)).encode()).hexdigest()[:12]
     out.line(f"def _shape_{name}(x, *others):")
     with out.indented():
         out.line(f"return x.new_empty(x.shape[0], {experts.width_out})")

@@ -204,14 +204,14 @@ def _gradients_64x96(ctx, grad):
 
 
 _operator_forward_64x96 = _operator(
-    "experts_64x96_d34cacfdb6bc_forward",
+    "experts_64x96_a81097798732_forward",
     _forward_64x96,
     _shape_64x96,
     _gradients_64x96,
     6144,
 )
 _operator_backward_64x96 = _operator(
-    "experts_64x96_d34cacfdb6bc_backward",
+    "experts_64x96_a81097798732_backward",
     _backward_64x96,
     _shapes,
     _second_derivative,
