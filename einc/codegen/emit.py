@@ -192,7 +192,9 @@ def _forward(out: Writer, module: Module) -> None:
             out.line("batch = x.shape[:-1]")
             out.line("y = self.contract(x.reshape(-1, self.in_features))")
         with out.block("if self.bias is not None:"):
-            out.line("y = y + self.bias.to(y.dtype)")
+            # What an operator of experts returns is new, and nothing else has it.
+            sum_up = "y += " if module.router is not None else "y = y + "
+            out.line(f"{sum_up}self.bias.to(y.dtype)")
         out.line("return y.reshape(*batch, self.out_features)")
 
 

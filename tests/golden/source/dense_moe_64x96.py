@@ -302,7 +302,7 @@ class DenseMoe64x96(nn.Module):
         x = x.reshape(-1, self.in_features)
         y = self.contract(x, *self.route(x))
         if self.bias is not None:
-            y = y + self.bias.to(y.dtype)
+            y += self.bias.to(y.dtype)
         return y.reshape(*batch, self.out_features)
 
     def route(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
