@@ -6,20 +6,24 @@ import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from fractions import Fraction
-from typing import Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from einc import __version__, compiler, explain, library, options, specs, taxonomy
+from einc.analysis.profile import Profile
 from einc.errors import FAULTS, Diagnostic, SpecError, UsageError, counted
 from einc.options import Stage
 from einc.order import Order as OrderName
 from einc.output import (
+    check_free,
     diagnostics_document,
     print_json,
     print_text,
     reporting,
     show,
+    waiting,
     warn,
     write_file,
 )
@@ -27,6 +31,10 @@ from einc.source import Source
 from einc.structure import Structure
 from einc.syntax import Definition
 
+if TYPE_CHECKING:
+    from einc.nn.spectrum import Spectra
+
+INTERRUPTED = 130
 LIBRARY_SCHEMA = "einc.library/1"
 
 app = typer.Typer(
@@ -79,6 +87,10 @@ def analyze(
     warnings: options.Warn = None,
     tokens: options.Tokens = compiler.DEFAULT_TOKENS,
     order: options.Order = options.BEST,
+    why: options.Why = False,
+    spectrum: options.Spectrum = False,
+    plot: options.Plot = None,
+    force: options.Force = False,
     as_json: options.Json = False,
     no_color: options.NoColor = False,
 ) -> None:
@@ -91,13 +103,57 @@ def analyze(
         report = compiler.analyze(chosen, d_in, d_out, tokens, options.kind(order))
         kept = options.judged(report.warnings, warnings)
         report = replace(report, warnings=tuple(kept))
+        spectra = _spectra(report, plot, force) if spectrum or plot else None
+        report, interrupted = _certified(report)
+        found = compiler.why(report) if why else None
         if as_json:
-            print_json(report.to_json())
-            return
-        from einc.report import profile
+            document = report.to_json()
+            if why:
+                document["why"] = None if found is None else found.to_json()
+            if spectra is not None:
+                document["spectrum"] = spectra.to_json()
+            print_json(document)
+        else:
+            from einc.report import profile
 
-        show(profile(report), no_color)
-        warn(report.warnings)
+            show(profile(report, found, spectra), no_color)
+            warn(report.warnings)
+        if interrupted:
+            raise typer.Exit(INTERRUPTED)
+
+
+def _spectra(report: Profile, plot: Path | None, force: bool) -> Spectra:
+    """The spectra, and their picture where one is asked for."""
+    from einc import plots
+
+    if plot is not None:
+        file_format = plots.file_format(plot)
+        check_free(plot, force)
+    from einc.nn.spectrum import spectra
+
+    found = spectra(report)
+    if plot is not None:
+        structure, dense = found.structure, found.dense
+        lines = {
+            report.name: structure.singular_values,
+            "dense": dense.singular_values,
+        }
+        title = (
+            f"{report.name} at initialization, {dense.d_in} to {dense.d_out} features"
+        )
+        picture = plots.spectra(lines, dense.limit, title, file_format)
+        write_file(plot, picture, force)
+    return found
+
+
+def _certified(report: Profile) -> tuple[Profile, bool]:
+    """With the rank by elimination; or without, where Ctrl-C stopped that."""
+    try:
+        return compiler.certify(report, waiting), False
+    except KeyboardInterrupt:
+        assert report.figures is not None
+        rank = replace(report.figures.rank, method="elimination was interrupted")
+        return replace(report, figures=replace(report.figures, rank=rank)), True
 
 
 @app.command(short_help="PyTorch source")
@@ -195,6 +251,7 @@ def taxonomy_command(
             raise SpecError(faults)
         options.check_known(given, [definition for _, definition in rows])
         profiles = []
+        interrupted = False
         for source, definition in rows:
             chosen = compiler.compile_definition(
                 source, definition, options.arguments_of(definition, given)
@@ -202,11 +259,12 @@ def taxonomy_command(
             shape = options.table_shape(chosen, d_in, d_out)
             report = compiler.analyze(chosen, *shape, tokens, options.kind(order))
             kept = options.judged(report.warnings, warnings)
+            if not interrupted:
+                report, interrupted = _certified(report)
             profiles.append(replace(report, warnings=tuple(kept)))
         if as_json:
             print_json(taxonomy.document(profiles))
-            return
-        if as_csv:
+        elif as_csv:
             print_text(taxonomy.as_csv(profiles))
         elif as_markdown:
             print_text(taxonomy.as_markdown(profiles))
@@ -214,7 +272,10 @@ def taxonomy_command(
             from einc.report import table
 
             show(table(profiles), no_color, narrow=table(profiles, equations=False))
-        warn([w for report in profiles for w in report.warnings])
+        if not as_json:
+            warn([w for report in profiles for w in report.warnings])
+        if interrupted:
+            raise typer.Exit(INTERRUPTED)
 
 
 @app.command(short_help="diagnostics only")

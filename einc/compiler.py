@@ -8,10 +8,13 @@ What a SPEC is, and how it becomes a definition, is in `specs`.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from fractions import Fraction
 
 from einc import plan, sizes, specs
+from einc.analysis.certificate import Watch, certified, no_watch
 from einc.analysis.profile import Profile, profile
+from einc.analysis.why import Reasons, reasons
 from einc.codegen import names
 from einc.codegen.emit import emit
 from einc.codegen.lower import lower
@@ -79,9 +82,30 @@ def analyze(
     tokens: int = DEFAULT_TOKENS,
     kind: Order = "best",
 ) -> Profile:
-    """The whole analysis; symbolic where the features are left open."""
+    """The whole analysis; symbolic where the features are left open.
+
+    The rank is what theorems say: `certify` says the rest.
+    """
     binding = bind(structure, d_in, d_out)
     return profile(structure, order(structure, binding, tokens, kind), binding)
+
+
+def certify(report: Profile, watch: Watch = no_watch) -> Profile:
+    """With the rank that elimination finds, where no theorem says it.
+
+    Takes up to half a minute and 1 GB; raises KeyboardInterrupt where one stops it.
+    """
+    if report.figures is None:
+        return report
+    found = certified(report.figures.binding, report.figures.rank, watch)
+    return replace(report, figures=replace(report.figures, rank=found))
+
+
+def why(report: Profile) -> Reasons | None:
+    """The reasons for its exponents; None where fixed sizes leave it without any."""
+    if report.exponents is None:
+        return None
+    return reasons(report.structure, given=report.plan.kind == "given")
 
 
 def module(report: Profile, class_name: str = "") -> Module:

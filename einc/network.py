@@ -109,18 +109,8 @@ class Network:
         tensors (x and y counted) stand on both sides. Cuts that contain another
         are left out. With n factors 2^n cuts are looked at.
         """
-        operands = self.everything ^ X
-        found: set[int] = set()
-        subset = operands
-        while True:
-            near_x = self._held[subset | X]
-            near_y = self._held[operands ^ subset] | self.output
-            found.add(near_x & near_y)
-            if subset == 0:
-                break
-            subset = (subset - 1) & operands
         smallest: list[int] = []
-        ordered = sorted(found, key=lambda c: (c.bit_count(), c))
+        ordered = sorted(self._near_x, key=lambda c: (c.bit_count(), c))
         for _, cuts in groupby(ordered, key=int.bit_count):
             # None contains another of as many axes.
             fewer = tuple(smallest)
@@ -128,6 +118,23 @@ class Network:
                 if not any(cut & other == other for other in fewer):
                     smallest.append(cut)
         return tuple(smallest)
+
+    def near_x(self, cut: int) -> int:
+        """The tensors on the side of x in a cut, x among them: the fewest there are."""
+        return self._near_x[cut]
+
+    @cached_property
+    def _near_x(self) -> dict[int, int]:
+        """Each cut with the smallest of the sets of tensors that it parts from y."""
+        found: dict[int, int] = {}
+        for subset in range(X, self.everything + 1, 2):
+            cut = self._held[subset] & (
+                self._held[self.everything ^ subset] | self.output
+            )
+            known = found.get(cut, self.everything)
+            if subset.bit_count() <= known.bit_count():
+                found[cut] = subset
+        return found
 
 
 def bits(mask: int) -> Iterator[int]:

@@ -86,6 +86,17 @@ Json = Annotated[
 NoColor = Annotated[
     bool, typer.Option("--no-color", help="plain text without control codes")
 ]
+Why = Annotated[
+    bool,
+    typer.Option("--why", help="the reasons for the exponents, and what moves them"),
+]
+Spectrum = Annotated[
+    bool, typer.Option("--spectrum", help="singular values at initialization")
+]
+Plot = Annotated[
+    Path | None,
+    typer.Option("--plot", metavar="FILE", help="draw the spectrum: .png, .svg, .pdf"),
+]
 Csv = Annotated[bool, typer.Option("--csv", help="comma-separated")]
 Markdown = Annotated[bool, typer.Option("--markdown", help="a Markdown table")]
 

@@ -106,21 +106,48 @@ def show(
     print_text("".join(f"{line.rstrip()}\n" for line in lines))
 
 
-def write_file(path: Path, text: str, force: bool) -> None:
-    """Writes a file whole or not at all; one that is there is kept unless `force`."""
-    import tempfile
+@contextmanager
+def waiting(text: str) -> Iterator[None]:
+    """Says on a terminal what is waited for, once it takes over a second."""
+    if not sys.stderr.isatty():
+        yield
+        return
+    from threading import Timer
 
-    target = Path(os.path.realpath(path))
-    if os.path.exists(target):
-        if not os.path.isfile(target):
+    from rich.console import Console
+
+    status = Console(stderr=True).status(f"{text} (Ctrl-C stops it)")
+    timer = Timer(1.0, status.start)
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+        timer.join()
+        status.stop()
+
+
+def check_free(path: Path, force: bool) -> None:
+    """Raises `UsageError` where `write_file` would not write."""
+    if os.path.exists(path):
+        if not os.path.isfile(path):
             raise UsageError(f"cannot write `{path}`: it is not a file")
         if not force:
             raise UsageError(f"`{path}` exists; --force replaces it")
+
+
+def write_file(path: Path, content: str | bytes, force: bool) -> None:
+    """Writes a file whole or not at all; one that is there is kept unless `force`."""
+    import tempfile
+
+    check_free(path, force)
+    target = Path(os.path.realpath(path))
+    data = content.encode() if isinstance(content, str) else content
     try:
         handle, name = tempfile.mkstemp(dir=target.parent, prefix=".einc-")
         try:
-            with open(handle, "w", encoding="utf-8") as file:
-                file.write(text)
+            with open(handle, "wb") as file:
+                file.write(data)
             mask = os.umask(0)
             os.umask(mask)
             os.chmod(name, 0o666 & ~mask)

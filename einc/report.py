@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from fractions import Fraction
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Group, RenderableType
@@ -17,15 +17,28 @@ from rich.text import Text
 from einc import taxonomy
 from einc.analysis.exponents import Exponents
 from einc.analysis.profile import Figures, Profile, StepReport, number
+from einc.analysis.rank import Cut
+from einc.analysis.why import Reasons
 from einc.plan import Plan
-from einc.structure import Structure
+from einc.structure import Structure, Term
+from einc.syntax import unparse
+
+if TYPE_CHECKING:
+    from einc.nn.spectrum import Spectra
 
 
-def profile(report: Profile) -> RenderableType:
-    """What is it, what does it cost, what can it express, in which order."""
+def profile(
+    report: Profile, why: Reasons | None = None, spectra: Spectra | None = None
+) -> RenderableType:
+    """What is it, what does it cost, what can it express (and why), in which order."""
     figures = report.figures
     costs = _formulas(report) if figures is None else _costs(report, figures)
-    parts = (_what(report), costs, _expresses(report), _order(report))
+    parts = [_what(report), costs, _expresses(report)]
+    if spectra is not None:
+        parts.append(_spectra(report, spectra))
+    if why is not None:
+        parts.append(_why(why))
+    parts.append(_order(report))
     spaced: list[RenderableType] = [parts[0]]
     for part in parts[1:]:
         spaced += [Text(), part]
@@ -112,10 +125,8 @@ def _expresses(report: Profile) -> Text:
     figures, formula = report.figures, report.formulas["rank"]
     if figures is None:
         text = Text(f"rank at most {formula}")
-    elif figures.rank.status == "proved":
-        text = Text(f"rank {figures.rank.generic:,} (proved), from {formula}")
     else:
-        text = Text(f"rank at most {figures.rank.bound:,} (bound only), from {formula}")
+        text = _rank(report.structure, figures, formula)
     if report.exponents is None:
         text.append("\nfixed sizes: no exponents")
         return text
@@ -134,6 +145,73 @@ def _expresses(report: Profile) -> Text:
     if merged:
         text.append(f"\n{merged}")
     return text
+
+
+def _rank(structure: Structure, figures: Figures, formula: str) -> Text:
+    """The rank, how it is known, and where it is lost."""
+    rank = figures.rank
+    match rank.status:
+        case "proved":
+            text = Text(f"rank {rank.generic:,} (proved), from {formula}")
+        case "probable":
+            text = Text(
+                f"rank {rank.generic:,} (probable), at most {rank.bound:,} by {formula}"
+            )
+        case "bound only":
+            at_least = f" and at least {rank.least:,}" if rank.least > 1 else ""
+            text = Text(
+                f"rank at most {rank.bound:,}{at_least} (bound only), from {formula}"
+            )
+    label = {"proved": "proof: ", "probable": "by "}.get(rank.status, "")
+    text.append(f"\n  {label}{rank.method}")
+    for term, cut in zip(structure.terms, rank.cuts, strict=True):
+        of = f"of `{unparse(term.equation)}` " if len(rank.cuts) > 1 else ""
+        text.append(f"\n  smallest cut {of}{cut_text(term, cut)}")
+    return text
+
+
+def cut_text(term: Term, cut: Cut) -> str:
+    """Where a term is narrowest: `32: r, between x * A and B`."""
+    for tensor, side in zip("xy", term.sides, strict=True):
+        if {axis.name for axis in side} == set(cut.indices):
+            return f"{cut.size:,}: all of {tensor}"
+    near, far = " * ".join(("x", *cut.x_side)), " * ".join((*cut.y_side, "y"))
+    return f"{cut.size:,}: {', '.join(cut.indices) or '1'}, between {near} and {far}"
+
+
+def _spectra(report: Profile, found: Spectra) -> Table:
+    """At initialization: gains of the RMS, stable rank, and some singular values."""
+    table = _table()
+    table.add_column("at initialization")
+    for name in (report.name, "dense"):
+        table.add_column(name, justify="right", no_wrap=True)
+    both = (found.structure, found.dense)
+
+    def add(name: str, values: Iterable[float]) -> None:
+        table.add_row(name, *(f"{value:.4g}" for value in values))
+
+    add("RMS gain, typical input", (one.gain for one in both))
+    add("RMS gain, worst input", (one.largest_gain for one in both))
+    add("spectral norm", (one.norm for one in both))
+    add("sqrt(d_out / d_in)", (one.limit for one in both))
+    add("stable rank", (one.stable_rank for one in both))
+    for share in (0.1, 0.25, 0.5, 0.75, 0.9):
+        place = f"singular value, after {share:.0%}"
+        add(place, (one.at(share) for one in both))
+    add("smallest singular value", (one.at(1.0) for one in both))
+    return table
+
+
+def _why(found: Reasons) -> Text:
+    lines = []
+    for name, reason in found.by_exponent.items():
+        value = "-" if reason.value is None else reason.value
+        lines.append(f"why {name} = {value}: {reason.text}")
+        for change in reason.changes:
+            triple = ", ".join(f"{k} {v}" for k, v in vars(change.triple).items())
+            words = "" if change.text == change.statement else f"{change.text}, "
+            lines.append(f"  {words}{change.statement}: {triple}")
+    return Text("\n".join(lines))
 
 
 def _growth_of_rank(found: Exponents) -> str:

@@ -27,10 +27,11 @@ COLUMNS = (
 
 
 def row(profile: Profile) -> tuple[str, ...]:
-    """The cells of `COLUMNS`: FLOPs per token forward, rank as bound or exact.
+    """The cells of `COLUMNS`: FLOPs per token forward, and the rank.
 
-    A rank that is only bounded is written `<= bound`; an exponent that a fixed
-    structure does not have is empty.
+    A rank that is not proved is written `~ rank` where it is probable, `<= bound`
+    where it is only bounded; an exponent that a fixed structure does not have is
+    empty.
     """
     found, figures = profile.exponents, profile.figures
     triple = (
@@ -43,11 +44,12 @@ def row(profile: Profile) -> tuple[str, ...]:
     )
     counts = ("", "", "")
     if figures is not None:
-        exact = figures.rank.status == "proved"
+        rank = figures.rank
+        exactly = "" if rank.status == "proved" else "~ "
         counts = (
             str(figures.parameters.total),
             str(number(2 * figures.work.matrix)),
-            str(figures.rank.bound) if exact else f"<= {figures.rank.bound}",
+            f"<= {rank.bound}" if rank.generic is None else f"{exactly}{rank.generic}",
         )
     equation = "; ".join(profile.structure.equations)
     return (profile.name, equation, *triple, profile.class_ or "", *counts)

@@ -1,9 +1,15 @@
-"""Settings of every test: hypothesis draws the same examples on every run."""
+"""Settings of every test: hypothesis draws the same examples on every run, and
+processes can be interrupted."""
 
 from __future__ import annotations
 
+import signal
+
 import pytest
 from hypothesis import HealthCheck, settings
+
+# A shell's background jobs ignore it, and what they start would, too.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 settings.register_profile(
     "einc",

@@ -23,7 +23,7 @@ COMMANDS = typer.main.get_command(app).commands  # type: ignore[attr-defined]
 
 OPTIONS = {
     "analyze": "SPEC -e/--expr --in --out -D --route -W --tokens --order"
-    " --json --no-color",
+    " --why --spectrum --plot --force --json --no-color",
     "codegen": "SPEC -e/--expr --in --out --shape -D --route -W --tokens --order"
     " --class-name --emit -o/--output --force",
     "taxonomy": "[SPEC]... -e/--expr --in --out -D -W --tokens --order"

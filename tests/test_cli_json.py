@@ -178,8 +178,11 @@ def test_a_profile_of_tied_and_normalized_factors():
     assert document["rank"] == {
         "formula": "Min(d_in, d_out, r)",
         "bound": 8,
-        "generic": None,
-        "status": "bound only",
+        "generic": 8,
+        "status": "proved",
+        "least": 8,
+        "method": "elimination of 64 x 64, modulo 2147483629",
+        "cuts": [{"indices": ["r"], "size": 8, "x_side": ["U"], "y_side": ["U"]}],
     }
     assert document["exponents"]["psi_status"] == "bound only"
 

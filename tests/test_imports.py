@@ -39,7 +39,7 @@ except SystemExit as end:
     [
         ("analyze btt --in 1024", "torch opt_einsum numpy"),
         ("codegen btt --in 1024 --out 1024", "torch opt_einsum numpy"),
-        ("taxonomy --csv", "torch opt_einsum numpy"),
+        ("taxonomy btt dense --csv", "torch opt_einsum numpy"),
         ("check btt", "torch opt_einsum numpy sympy"),
         ("show btt", "torch opt_einsum numpy sympy lark"),
     ],
@@ -60,3 +60,6 @@ def test_this_test_can_fail():
     assert "torch" in imports_of("import einc.nn.compile")
     asked = command("analyze", "btt", "--in", "1024", "--order", "greedy")
     assert {"sympy", "opt_einsum"} <= imports_of(asked)
+    tied = "y[o] = x[i] * U[i, r] * U[o, r]  r = 2"
+    asked = command("analyze", "-e", tied, "--in", "8")
+    assert {"numpy", "flint"} <= imports_of(asked)

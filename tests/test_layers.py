@@ -24,7 +24,9 @@ library sizes
 order
 plan
 analysis.counts analysis.exponents analysis.scaling
+analysis.reduction analysis.elimination
 analysis.rank
+analysis.certificate analysis.why
 analysis.profile
 codegen.nodes codegen.names codegen.writer codegen.runtime
 codegen.layout codegen.lines
@@ -32,7 +34,8 @@ codegen.experts codegen.routed
 codegen.lower codegen.emit
 specs
 compiler
-taxonomy nn.compile
+taxonomy nn.compile plots
+nn.spectrum
 api report
 options output
 cli

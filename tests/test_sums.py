@@ -182,8 +182,8 @@ def test_rank_is_at_most_the_bound(spec) -> None:
         singular = torch.linalg.svdvals(dense(profile.figures.binding, module))
     rank = int((singular > 1e-9 * singular[0]).sum()) if singular[0] else 0
     assert rank <= found.bound
-    if found.status == "proved":
-        assert rank == found.generic == found.bound
+    assert found.status in ("proved", "probable")
+    assert rank == found.generic
 
 
 @settings(max_examples=150)
@@ -213,8 +213,9 @@ def test_what_two_terms_share_is_computed_once() -> None:
 def test_two_lone_terms_are_not_called_generic() -> None:
     swap = einc.parse("structure s { y[a, b] = x[b, a] y[b, a] += x[b, a] a, b = 2 }")
     profile = swap.analyze()
-    assert profile.figures.rank.status == "bound only"
-    assert torch.linalg.matrix_rank(swap.module_class()().to_dense()) < 4
+    found = profile.figures.rank
+    assert (found.generic, found.bound, found.status) == (3, 4, "probable")
+    assert torch.linalg.matrix_rank(swap.module_class()().to_dense()) == 3
 
 
 @pytest.mark.parametrize(
@@ -238,7 +239,8 @@ def test_tied_figures_are_bounds() -> None:
     )
     profile = structure.analyze(64, 64).to_json()
     assert profile["params"]["factors"] == {"U": 512}
-    assert profile["rank"]["status"] == "bound only"
+    assert profile["rank"]["generic"] == 8
+    assert profile["rank"]["method"].startswith("elimination of 64 x 64")
     assert profile["exponents"]["psi_status"] == "bound only"
 
 

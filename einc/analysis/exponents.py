@@ -25,7 +25,7 @@ from typing import Any, assert_never
 from einc.errors import InternalError
 from einc.network import Network, X, bits
 from einc.order import least_exponent_order
-from einc.structure import Structure, Term
+from einc.structure import Axis, Operand, Structure, Term
 from einc.syntax import Binary, Call, Expr, Number, Variable
 
 MAX_SYMBOLIC_FACTORS = 4
@@ -67,49 +67,71 @@ def exponents(structure: Structure, given: bool = False) -> Exponents:
     >>> exponents(structure("low_rank")).best
     Triple(omega=Fraction(0, 1), psi=Fraction(1, 2), nu=Fraction(1, 2))
     """
-    found = [_of_term(structure, term, given) for term in structure.terms]
-    psi = max(term.psi for term in found)
-    worked = [term for term in found if term.order]
-    if not worked:
-        alone = Triple(None, psi, None)
-        return Exponents(alone, (), alone, {}, True)
-    work = max(term.work for term in worked)
-    merged = max(term.merged for term in worked)
-    parameters = max(
-        sum((a.theta for a in f.axes), Fraction(0)) for f in structure.factors
+    best, steps = triple(structure, given), x_first_steps(structure, given)
+    if not steps:
+        return Exponents(best, (), best, {}, True)
+    merged = max(
+        _merged_work(Network(term, structure.routed), _active(structure, term))
+        for term in structure.terms
+        if term.operands
     )
     return Exponents(
-        Triple(work - parameters, psi, work - 1),
-        tuple(name for term in worked for name in term.order),
-        Triple(merged - parameters, psi, merged - 1),
+        best,
+        tuple(step.operand.name for step in steps),
+        Triple(merged - parameters(structure), best.psi, merged - 1),
         _formulas(structure),
         not structure.tied,
     )
 
 
 @dataclass(frozen=True)
-class _OfTerm:
+class Step:
+    """A factor joins x: what that touches, and how its multiply-adds grow."""
+
+    operand: Operand
+    touched: tuple[Axis, ...]
     work: Fraction
-    order: tuple[str, ...]
-    merged: Fraction
-    psi: Fraction
 
 
-def _of_term(structure: Structure, term: Term, given: bool) -> _OfTerm:
-    network = Network(term, structure.routed)
-    thetas = [structure.active_theta(axis) for axis in network.axes]
-    order: Sequence[int] = range(1, len(network.tensors))
-    if given:
-        steps = [_sum(thetas, step) for step in _steps(network, order)]
-        work = max(steps, default=Fraction(0))
-    else:
-        work, order = least_exponent_order(structure, network)
-    return _OfTerm(
-        work,
-        tuple(term.operands[i - 1].name for i in order),
-        _merged_work(network, thetas),
-        min(_sum(thetas, cut) for cut in network.cuts),
+def triple(structure: Structure, given: bool = False) -> Triple:
+    """The exponents of the best x-first order; of the order as written, if `given`."""
+    psi = max(
+        min(_sum(_active(structure, term), cut) for cut in Network(term).cuts)
+        for term in structure.terms
     )
+    steps = x_first_steps(structure, given)
+    if not steps:
+        return Triple(None, psi, None)
+    work = max(step.work for step in steps)
+    return Triple(work - parameters(structure), psi, work - 1)
+
+
+def x_first_steps(structure: Structure, given: bool = False) -> list[Step]:
+    """The steps of the best x-first order, or of the one written; term by term."""
+    found = []
+    for term in structure.terms:
+        network, thetas = Network(term, structure.routed), _active(structure, term)
+        order: Sequence[int] = range(1, len(network.tensors))
+        if not given:
+            _, order = least_exponent_order(structure, network)
+        for tensor, mask in zip(order, _steps(network, order), strict=True):
+            touched = network.members(mask)
+            found.append(Step(term.operands[tensor - 1], touched, _sum(thetas, mask)))
+    return found
+
+
+def parameters(structure: Structure) -> Fraction:
+    """How the elements of the largest factor grow."""
+    return max(growth_of(factor) for factor in structure.factors)
+
+
+def growth_of(factor: Operand) -> Fraction:
+    """How a factor's elements grow, all experts counted."""
+    return sum((axis.theta for axis in factor.axes), Fraction(0))
+
+
+def _active(structure: Structure, term: Term) -> list[Fraction]:
+    return [structure.active_theta(axis) for axis in term.axes]
 
 
 def class_of(structure: Structure, triple: Triple) -> str:

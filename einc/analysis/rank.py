@@ -1,10 +1,11 @@
-"""The rank of W for generic factors: the cut bound, and where it is reached.
+"""The rank of W for generic factors: the cut bound, and what is known beyond it.
 
-In: a `Structure`, or a `Binding`. Out: the bound as a formula and as a number, and
-whether a theorem says that generic factors reach it. A cut puts each factor on the
-side of x or of y; its value is the product of the sizes of all indices whose tensors
-(x and y counted) stand on both sides. W factors through any cut, so its rank is at
-most the smallest one. A routed structure has the rank of one token's active set.
+In: a `Structure`, or a `Binding`. Out: the bound as a formula and as a number, the
+cut that it comes from, and whether a theorem says that generic factors reach it. A
+cut puts each factor on the side of x or of y; its value is the product of the sizes
+of all indices whose tensors (x and y counted) stand on both sides. W factors through
+any cut, so its rank is at most the smallest one. A routed structure has the rank of
+one token's active set. What no theorem says, `certificate` finds by elimination.
 """
 
 from __future__ import annotations
@@ -13,48 +14,121 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from einc.analysis.counts import monomial_of
-from einc.network import Network, product
+from einc.analysis.reduction import Core, reduced
+from einc.network import Network, bits, product
 from einc.sizes import Binding
-from einc.structure import Axis, Structure, Term
+from einc.structure import Structure, Term
 
 Status = Literal["proved", "probable", "bound only"]
 
 
 @dataclass(frozen=True)
+class Cut:
+    """A smallest cut of a term: the indices cut, and the product of their sizes.
+
+    `x_side` and `y_side` name the factors that stand there.
+    """
+
+    indices: tuple[str, ...]
+    size: int
+    x_side: tuple[str, ...]
+    y_side: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Rank:
-    """`generic` is the rank of W for generic factors where `status` vouches for it."""
+    """`generic` is the rank of W for generic factors where `status` vouches for it.
+
+    "proved": it is; "probable": two random draws had it; "bound only": not known,
+    and None. It is from `least` (proved) to `bound`. `method` says how it was found,
+    or why not. `cuts` has a smallest cut of each term.
+    """
 
     bound: int
     generic: int | None
     status: Status
+    least: int
+    method: str
+    cuts: tuple[Cut, ...]
 
 
 def rank(binding: Binding) -> Rank:
-    """The bound min(cut, d_in, d_out), and whether it is known to be reached.
+    """The bound min(cut, d_in, d_out), and whether a theorem says it is reached.
 
     The cuts of a sum's terms add up. It reaches what its best term does, as long as
-    no factor is tied (proved); more is not known in general.
+    no factor is tied; so much is proved, and more is not known in general.
 
     >>> from einc.library import structure
     >>> from einc.sizes import bind
-    >>> rank(bind(structure("low_rank"), 1024, 1024))
-    Rank(bound=32, generic=32, status='proved')
+    >>> found = rank(bind(structure("low_rank"), 1024, 1024))
+    >>> found.bound, found.generic, found.status, found.cuts[0].indices
+    (32, 32, 'proved', ('r',))
     """
     structure, whole = binding.structure, (binding.d_in, binding.d_out)
-    most = least = 0
-    for term, padded in zip(structure.terms, binding.padded, strict=True):
-        network = Network(term)
-        sizes = [binding.active_size(axis) for axis in network.axes]
-        cut = min(product(mask, sizes) for mask in network.cuts)
-        most += cut
-        if padded == whole and _reaches_its_cut(term, network, sizes):
-            least = max(least, cut)
-    bound = min(most, *whole)
+    cuts = tuple(_smallest_cut(binding, term) for term in structure.terms)
+    bound = min(sum(cut.size for cut in cuts), *whole)
     # Terms without a factor are not generic: two of them may cancel.
-    fixed = [term for term in structure.terms if not term.operands]
-    if least == bound and not structure.tied and len(fixed) <= 1:
-        return Rank(bound, bound, "proved")
-    return Rank(bound, None, "bound only")
+    fixed = sum(not term.operands for term in structure.terms)
+    least, method = 0, "a factor is tied"
+    if not structure.tied:
+        reached = [
+            _reached(binding, term, cut, padded)
+            for term, cut, padded in zip(
+                structure.terms, cuts, binding.padded, strict=True
+            )
+            if term.operands or fixed == 1
+        ]
+        least, method = max(reached, default=(0, "several terms have no factor"))
+    if least == bound:
+        return Rank(bound, bound, "proved", least, method, cuts)
+    return Rank(bound, None, "bound only", least, "no theorem says more", cuts)
+
+
+def _reached(
+    binding: Binding, term: Term, cut: Cut, padded: tuple[int, int]
+) -> tuple[int, str]:
+    """A rank that a term has at the least, and why.
+
+    Without a theorem, that with all sizes rounded down to powers of two. Each row
+    and column of padding takes one at the most.
+    """
+    core = core_of(binding, term)
+    least, why = cut.size, core.why_full
+    if not why:
+        least = core.multiplier * core.smallest_cut(lambda s: 1 << s.bit_length() - 1)
+    lost = sum(padded) - binding.d_in - binding.d_out
+    if lost:
+        least, why = least - lost, why and f"{why}, less the padding"
+    if len(binding.structure.terms) > 1:
+        why = why and f"a term reaches it: {why}"
+    return max(least, 0), why or "sizes rounded down to powers of two"
+
+
+def core_of(binding: Binding, term: Term) -> Core:
+    """A term's exact reduction, for one token: at `top` values of a routed index."""
+    network = Network(term)
+    sizes = {i: binding.active_size(axis) for i, axis in enumerate(network.axes)}
+    x, *factors = (bits(mask) for mask in network.tensors)
+    return reduced(x, bits(network.output), [list(f) for f in factors], sizes)
+
+
+def _smallest_cut(binding: Binding, term: Term) -> Cut:
+    """Of several smallest cuts one that is a whole side, then one of fewest indices."""
+    network = Network(term)
+    sizes = [binding.active_size(axis) for axis in network.axes]
+    sides = [network.mask(side) for side in term.sides]
+
+    def key(mask: int) -> tuple[int, bool, int, int]:
+        return product(mask, sizes), mask not in sides, mask.bit_count(), mask
+
+    mask = min(network.cuts, key=key)
+    near = network.near_x(mask)
+    return Cut(
+        tuple(axis.name for axis in network.members(mask)),
+        product(mask, sizes),
+        tuple(o.name for i, o in enumerate(term.operands, 1) if near >> i & 1),
+        tuple(o.name for i, o in enumerate(term.operands, 1) if not near >> i & 1),
+    )
 
 
 def rank_formula(structure: Structure) -> str:
@@ -85,82 +159,3 @@ def _cut_values(structure: Structure, term: Term, features: list[Any]) -> list[A
         for cut in network.cuts
         if cut not in sides
     ]
-
-
-def _reaches_its_cut(term: Term, network: Network, sizes: list[int]) -> bool:
-    """Whether a theorem says that generic factors reach the smallest cut.
-
-    For one untied term without padding: all sizes powers of one integer; or, after
-    exact reductions, at most one factor, or two of which one of the four private
-    sizes (x-A, x-B, y-A, y-B) is 1.
-    """
-    x, y, factors = _reduce(term, network, sizes)
-    left = {axis for members in (x, y, *factors) for axis in members}
-    tensors = [x, y, *factors]
-    merged: dict[tuple[bool, ...], int] = {}
-    for axis, size in zip(network.axes, sizes, strict=True):
-        if axis in left:
-            members = tuple(axis in tensor for tensor in tensors)
-            merged[members] = merged.get(members, 1) * size
-    if _powers_of_one(list(merged.values())) or len(factors) <= 1:
-        return True
-    if len(factors) > 2:
-        return False
-    return not all(
-        any(
-            axis in side and axis in factor and _holders(axis, tensors) == 2
-            for axis in left
-        )
-        for side in (x, y)
-        for factor in factors
-    )
-
-
-def _holders(axis: Axis, tensors: list[set[Axis]]) -> int:
-    return sum(axis in members for members in tensors)
-
-
-def _reduce(
-    term: Term, network: Network, sizes: list[int]
-) -> tuple[set[Axis], set[Axis], list[set[Axis]]]:
-    """x, y and the factors without what does not matter to the rank's tightness.
-
-    Exact: indices of size 1 or in one tensor alone go; an index of both x and y
-    multiplies the rank and goes; a factor whose indices are a subset of another's
-    is absorbed. (Indices with the same members are merged by the caller.)
-    """
-    small = {a for a, s in zip(network.axes, sizes, strict=True) if s == 1}
-    x, y = set(term.input) - small, set(term.output) - small
-    factors = [set(operand.axes) - small for operand in term.operands]
-    while True:
-        before = (set(x), set(y), [set(f) for f in factors])
-        tensors = [x, y, *factors]
-        for axis in {a for members in tensors for a in members}:
-            if _holders(axis, tensors) == 1 or (axis in x and axis in y):
-                for members in tensors:
-                    members.discard(axis)
-        for i, factor in enumerate(factors):
-            if any(factor <= other for j, other in enumerate(factors) if j != i):
-                del factors[i]
-                break
-        if (x, y, factors) == before:
-            return x, y, factors
-
-
-def _powers_of_one(sizes: list[int]) -> bool:
-    """Whether all sizes are powers of one integer.
-
-    >>> _powers_of_one([4, 8, 2]), _powers_of_one([4, 6]), _powers_of_one([])
-    (True, False, True)
-    """
-    return len({_least_root(size) for size in sizes if size > 1}) <= 1
-
-
-def _least_root(value: int) -> int:
-    """The least integer of which `value` is a power: 8 -> 2, 36 -> 6."""
-    for degree in range(value.bit_length(), 1, -1):
-        root = round(float(value) ** (1 / degree))
-        for candidate in (root - 1, root, root + 1):
-            if candidate > 1 and int(candidate**degree) == value:
-                return int(candidate)
-    return value
