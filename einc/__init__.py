@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from einc import nn
     from einc.api import StructuredMap, load, parse
     from einc.errors import EincError, SpecError, UsageError
 
@@ -21,6 +22,7 @@ __all__ = [
     "UsageError",
     "__version__",
     "load",
+    "nn",
     "parse",
 ]
 
@@ -30,6 +32,10 @@ def __getattr__(name: str) -> object:
     # its first moment on.
     if name not in __all__:
         raise AttributeError(f"module `einc` has no attribute `{name}`")
+    if name == "nn":
+        import importlib
+
+        return importlib.import_module("einc.nn")
     from einc import api, errors
 
     return getattr(api if hasattr(api, name) else errors, name)

@@ -110,7 +110,9 @@ class StructuredMap:
 
         report = compiler.analyze(self.structure, d_in, d_out, tokens, order)
         module = compiler.module(report, class_name)
-        return module_class(compiler.source(self.structure, [module]), module.name)
+        source = compiler.source(self.structure, [module])
+        assert report.figures is not None
+        return module_class(source, module.name, report.figures.binding)
 
     def route(self, index: str, top: int) -> StructuredMap:
         """The same structure with `index` routed: a token takes `top` of its values.

@@ -60,6 +60,40 @@ def spectra(
     return _bytes(figure, format)
 
 
+ByWidth = Mapping[str, Mapping[str, Mapping[int, float]]]
+"""A number by model, module and width."""
+
+
+def coordinates(activations: ByWidth, updates: ByWidth, format: str) -> bytes:
+    """Root mean squares against the width, a line a module, a row of axes a model."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 3.2 * len(activations)), layout="constrained")
+    grid = figure.subplots(len(activations), 2, sharex=True, squeeze=False)
+    for row, model in zip(grid, activations, strict=True):
+        tables = {"output": activations[model], "update": updates[model]}
+        for axes, (what, modules) in zip(row, tables.items(), strict=True):
+            for i, (name, by_width) in enumerate(modules.items()):
+                marker = "osv^Dx+*"[i % 8]
+                style = STYLES[i % len(STYLES)]
+                axes.plot(
+                    list(by_width),
+                    list(by_width.values()),
+                    style,
+                    marker=marker,
+                    color="black",
+                    label=name,
+                )
+            axes.set_xscale("log", base=2)
+            axes.set_yscale("log")
+            axes.set_title(f"{model}: RMS of {what}")
+            axes.set_xlabel("width")
+        row[1].legend(
+            frameon=False, fontsize="small", loc="center left", bbox_to_anchor=(1, 0.5)
+        )
+    return _bytes(figure, format)
+
+
 def _bytes(figure: Figure, format: str) -> bytes:
     import matplotlib
 

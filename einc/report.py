@@ -5,7 +5,7 @@ In: values of the pipeline. Out: rich renderables, or plain text for `--emit`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
@@ -307,6 +307,61 @@ def _table(caption: str | None = None) -> Table:
         caption=caption,
         caption_justify="left",
     )
+
+
+def restructuring(rows: Sequence[Any]) -> Table:
+    """The rows of a `Restructuring`, and their sums."""
+    result = _table()
+    for column in ("layer", "shape", "becomes"):
+        result.add_column(column, no_wrap=True)
+    for column in ("parameters", "before", "FLOPs a token", "before"):
+        result.add_column(column, justify="right", no_wrap=True)
+    projected = any(row.error is not None for row in rows)
+    if projected:
+        result.add_column("error", justify="right")
+    totals = [0.0] * 4
+    for row in rows:
+        figures = [row.parameters[1], row.parameters[0], row.flops[1], row.flops[0]]
+        totals = [a + b for a, b in zip(totals, figures, strict=True)]
+        cells = [row.name, f"{row.d_in} -> {row.d_out}"]
+        cells.append(row.structure or f"(left: {row.reason})")
+        cells += [f"{round(figure):,}" for figure in figures]
+        if projected:
+            cells.append("" if row.error is None else f"{row.error:.3g}")
+        result.add_row(*map(Text, cells))
+    result.add_section()
+    cells = ["all dense layers", "", "", *(f"{round(total):,}" for total in totals)]
+    result.add_row(*map(Text, cells))
+    return result
+
+
+def coordinates(
+    activations: Mapping[str, Mapping[str, Mapping[int, float]]],
+    updates: Mapping[str, Mapping[str, Mapping[int, float]]],
+) -> Table:
+    """Root mean squares by module and width, of outputs and of what moved them."""
+    widths = sorted({w for m in activations.values() for v in m.values() for w in v})
+    result = _table()
+    result.add_column("module", no_wrap=True)
+    for what in ("output", "update"):
+        for width in widths:
+            result.add_column(f"{what} at {width}", justify="right")
+    for model, modules in activations.items():
+        for name, by_width in modules.items():
+            moved = updates[model][name]
+            cells = [f"{values[w]:.3g}" for values in (by_width, moved) for w in widths]
+            result.add_row(f"{model}/{name}", *cells)
+    return result
+
+
+def text(renderable: RenderableType) -> str:
+    """As plain text, uncut, without a line end."""
+    from rich.console import Console
+
+    console = Console(width=10_000, color_system=None, highlight=False)
+    with console.capture() as capture:
+        console.print(renderable)
+    return "\n".join(line.rstrip() for line in capture.get().splitlines())
 
 
 def plan_text(plan: Plan) -> str:

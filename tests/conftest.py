@@ -1,12 +1,17 @@
 """Settings of every test: hypothesis draws the same examples on every run, and
-processes can be interrupted."""
+processes can be
+interrupted."""
 
 from __future__ import annotations
 
+import os
 import signal
 
 import pytest
 from hypothesis import HealthCheck, settings
+
+# Tests run side by side, and torch's threads wait for each other by spinning.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # A shell's background jobs ignore it, and what they start would, too.
 signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -35,8 +35,11 @@ codegen.lower codegen.emit
 specs
 compiler
 taxonomy nn.compile plots
-nn.spectrum
+nn.spectrum nn.dense
+nn.adapter nn.project
 api report
+nn.training
+nn.restructure
 options output
 cli
 __main__
@@ -48,9 +51,9 @@ LAYER = {
     for number, line in enumerate(LAYERS.split("\n"))
     for name in line.split()
 }
-PACKAGES = ("", "analysis", "codegen", "nn")
-"""They say what they are for, and einc what it offers; nothing imports from them but
-einc's version."""
+PACKAGES = ("", "nn", "analysis", "codegen")
+"""They say what they are for, and the first two what they offer; nothing imports from
+them but einc's version."""
 
 
 def modules() -> dict[str, Path]:
@@ -106,7 +109,7 @@ def test_imports_go_down(name: str):
     assert upward(name, MODULES[name].read_text(encoding="utf-8")) == []
 
 
-@pytest.mark.parametrize("name", PACKAGES[1:])
+@pytest.mark.parametrize("name", PACKAGES[2:])
 def test_packages_import_nothing(name: str):
     assert list(imported(MODULES[name].read_text(encoding="utf-8"))) == []
 

@@ -1,4 +1,4 @@
-"""Generated source to a class, in this process.
+"""Generated source to a class, in this process; and from a class to its structure.
 
 Tracebacks and `inspect` see the source, and instances can be pickled within the
 process: each text becomes one module, known to `sys.modules` by a digest of it.
@@ -13,9 +13,17 @@ from types import ModuleType
 
 from torch import nn
 
+from einc.errors import UsageError
+from einc.sizes import Binding
 
-def module_class(source: str, class_name: str) -> type[nn.Module]:
-    """The class `class_name` of a generated file; the same object for equal text."""
+_BINDINGS: dict[type, Binding] = {}
+
+
+def module_class(source: str, class_name: str, binding: Binding) -> type[nn.Module]:
+    """The class `class_name` of a generated file; the same object for equal text.
+
+    `binding` is what it was generated from.
+    """
     digest = hashlib.sha256(source.encode()).hexdigest()[:16]
     name = f"einc_generated_{class_name}_{digest}"
     module = sys.modules.get(name)
@@ -29,4 +37,18 @@ def module_class(source: str, class_name: str) -> type[nn.Module]:
         exec(compile(source, filename, "exec"), module.__dict__)
         sys.modules[name] = module
     generated: type[nn.Module] = getattr(module, class_name)
+    _BINDINGS[generated] = binding
     return generated
+
+
+def binding_of(module: nn.Module) -> Binding:
+    """The structure and sizes of a module whose class was made in this process.
+
+    Raises `UsageError` for another one.
+    """
+    try:
+        return _BINDINGS[type(module)]
+    except KeyError:
+        raise UsageError(
+            f"{type(module).__name__} was not made by einc in this process"
+        ) from None

@@ -113,7 +113,9 @@ def _spectrum(report: Profile, seed: int) -> Spectrum:
     source = compiler.source(report.structure, [module])
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(seed)
-        layer: Any = module_class(source, module.name)(bias=False, dtype=torch.float64)
+        layer: Any = module_class(source, module.name, binding)(
+            bias=False, dtype=torch.float64
+        )
         if binding.top is None:
             matrix = layer.to_dense()
         else:

@@ -1,0 +1,86 @@
+"""A frozen dense layer with a structured one beside it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from einc.errors import UsageError
+from einc.nn.compile import binding_of
+from einc.nn.dense import dense_of
+
+
+class Adapted(nn.Module):
+    """base(x) + adapter(x), in place of `base`, whose parameters are frozen.
+
+    The adapter starts at zero: its last factor does, in each term. `merge` adds its
+    matrix to the base's weight, so that a forward costs one dense layer; `unmerge`
+    takes it out again. Which of the two holds is not in the state_dict: save a model
+    unmerged.
+    """
+
+    def __init__(self, base: nn.Module, adapter: nn.Module) -> None:
+        super().__init__()
+        dense = dense_of(base)
+        if dense is None:
+            raise UsageError(f"{type(base).__name__} is not a dense layer")
+        self.in_features, self.out_features = dense.d_in, dense.d_out
+        self.base, self.adapter = base.requires_grad_(False), adapter
+        self.merged = False
+        _start_at_zero(adapter)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y: torch.Tensor = self.base(x)
+        return y if self.merged else y + self.adapter(x)
+
+    @torch.no_grad()
+    def merge(self) -> None:
+        """Adds the adapter to the weight. UsageError where it is routed."""
+        if not self.merged:
+            self._add(1)
+            self.merged = True
+
+    @torch.no_grad()
+    def unmerge(self) -> None:
+        """Takes the adapter out of the weight; up to rounding, as it was."""
+        if self.merged:
+            self._add(-1)
+            self.merged = False
+
+    def _add(self, sign: int) -> None:
+        adapter: Any = self.adapter
+        if hasattr(adapter, "router"):
+            raise UsageError("a routed structure has no one matrix to merge")
+        dense = dense_of(self.base)
+        assert dense is not None
+        dense.matrix().add_(adapter.to_dense(), alpha=sign)
+
+    def extra_repr(self) -> str:
+        return f"{self.in_features}, {self.out_features}, merged={self.merged}"
+
+
+@torch.no_grad()
+def _start_at_zero(adapter: nn.Module) -> None:
+    """The last factor of each term that stands there once: else nothing would learn."""
+    for term in binding_of(adapter).structure.terms:
+        names = [operand.name for operand in term.operands]
+        once = [name for name in names if names.count(name) == 1]
+        if not once:
+            raise UsageError("a term without a factor of its own cannot start at zero")
+        getattr(adapter, once[-1]).zero_()
+
+
+def merge(model: nn.Module) -> None:
+    """Merges all adapters of a model."""
+    for module in model.modules():
+        if isinstance(module, Adapted):
+            module.merge()
+
+
+def unmerge(model: nn.Module) -> None:
+    """Takes all adapters of a model out of the dense weights."""
+    for module in model.modules():
+        if isinstance(module, Adapted):
+            module.unmerge()

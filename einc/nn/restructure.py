@@ -1,0 +1,354 @@
+"""Structured layers where a model has dense ones, in one call.
+
+In: a model, and which structure goes where. Out: a `Restructuring`, the table of what
+is (or would be) done. Dense layers are torch's nn.Linear and transformers' Conv1D.
+Everything is decided, and every structure compiled, before the first layer is touched.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from einc import compiler
+from einc.analysis.profile import Profile, number
+from einc.api import Argument, StructuredMap, load
+from einc.errors import SpecError, UsageError
+from einc.nn.adapter import Adapted
+from einc.nn.compile import module_class
+from einc.nn.dense import Dense, dense_of
+from einc.nn.project import project
+from einc.report import restructuring, signature, text
+
+ALL_LINEAR = "all-linear"
+HEADS = ("lm_head", "head", "classifier", "score")
+"""Names that output layers go by, where a model does not say which is its own."""
+
+Pattern = str | re.Pattern[str] | Callable[[str, nn.Module], bool]
+"""The whole name of a module, with `*` and `?`; or a regular expression for all of it;
+or what takes name and module and says yes or no."""
+Chosen = str | StructuredMap | tuple[str, Mapping[str, Argument]]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One dense layer: its shape, and what becomes of it.
+
+    `structure` is None where it is left alone, for the `reason` that is told; FLOPs
+    are of a token forward, a router's with them. `error` is |W - dense| / |dense|,
+    where W was projected.
+    """
+
+    name: str
+    kind: str
+    d_in: int
+    d_out: int
+    structure: str | None
+    reason: str
+    parameters: tuple[int, int]
+    flops: tuple[int, int | float]
+    error: float | None = None
+
+
+@dataclass(frozen=True)
+class Restructuring:
+    """What `restructure` did, or would do: a row a dense layer. `str` is a table."""
+
+    rows: tuple[Row, ...]
+    mode: str
+
+    @property
+    def changed(self) -> tuple[Row, ...]:
+        return tuple(row for row in self.rows if row.structure is not None)
+
+    def to_json(self) -> dict[str, Any]:
+        return {"mode": self.mode, "rows": [vars(row) for row in self.rows]}
+
+    def __str__(self) -> str:
+        return text(restructuring(self.rows))
+
+
+def restructure(
+    model: nn.Module,
+    spec: Chosen | Mapping[str, Chosen],
+    *,
+    include: Pattern | Sequence[Pattern] = ALL_LINEAR,
+    exclude: Pattern | Sequence[Pattern] = (),
+    arguments: Mapping[str, Argument] | None = None,
+    init: Literal["scratch", "project"] = "scratch",
+    mode: Literal["replace", "add"] = "replace",
+    dry_run: bool = False,
+    tokens: int = compiler.DEFAULT_TOKENS,
+    seconds: float = 30.0,
+    progress: Callable[[str], None] | None = None,
+) -> Restructuring:
+    """Puts structured layers where `model` has dense ones, in place.
+
+    `spec` is what `einc.load` takes, with `arguments`, or a structure; or a mapping
+    from patterns to these or to (spec, arguments), of which the first that fits a
+    layer counts. `include` and `exclude` choose layers by pattern. Output heads, and
+    layers whose weight another module has too, are left alone unless a name without
+    wildcards asks for them; the rows say why.
+
+    `init="project"` starts from the nearest structured matrix to the dense weight, in
+    up to `seconds` a layer, and keeps the bias. `mode="add"` freezes the dense layer
+    and adds a structure that starts at zero. New layers have the device, dtype and
+    mode of the old ones. `progress` is called with a line a layer. Raises `SpecError`
+    where exact sizes do not fit a layer, and `UsageError` where nothing fits or a
+    layer that must stay is asked for by name: the model is then as it was.
+    """
+    if init not in ("scratch", "project") or mode not in ("replace", "add"):
+        raise UsageError("init is `scratch` or `project`, mode `replace` or `add`")
+    if mode == "add" and init == "project":
+        raise UsageError("an adapter starts at zero: init=`project` is for `replace`")
+    chooser = _Chooser(
+        spec, dict(arguments or {}), _patterns(include), _patterns(exclude)
+    )
+    planned = list(_planned(model, chooser, tokens))
+    if not any(plan.report for plan in planned):
+        raise UsageError(f"no layer to change: {_why_none(planned)}")
+    rows = [plan.row for plan in planned]
+    if dry_run:
+        return Restructuring(tuple(rows), mode)
+    classes = [_class(plan.report) for plan in planned]
+    for i, (plan, built) in enumerate(zip(planned, classes, strict=True)):
+        if built is None:
+            continue
+        started = time.perf_counter()
+        error = _change(model, plan, built, init, mode, seconds)
+        rows[i] = replace(plan.row, error=error)
+        if progress is not None:
+            told = "" if error is None else f", error {error:.3g}"
+            spent = time.perf_counter() - started
+            progress(f"{plan.row.name}: {plan.row.structure}{told}, {spent:.1f} s")
+    return Restructuring(tuple(rows), mode)
+
+
+# Which layers
+
+
+def _patterns(given: Pattern | Sequence[Pattern]) -> tuple[Pattern, ...]:
+    if isinstance(given, str | re.Pattern) or callable(given):
+        return (given,)
+    return tuple(given)
+
+
+def _fits(pattern: Pattern, name: str, module: nn.Module) -> bool:
+    if isinstance(pattern, str):
+        return pattern == ALL_LINEAR or fnmatchcase(name, pattern)
+    if isinstance(pattern, re.Pattern):
+        return pattern.fullmatch(name) is not None
+    return bool(pattern(name, module))
+
+
+@dataclass(frozen=True)
+class _Chooser:
+    """Which structure a layer gets, if any, and whether it was asked for by name."""
+
+    spec: Chosen | Mapping[str, Chosen]
+    arguments: dict[str, Argument]
+    include: tuple[Pattern, ...]
+    exclude: tuple[Pattern, ...]
+
+    def names(self, name: str) -> bool:
+        keys = tuple(self.spec) if isinstance(self.spec, Mapping) else ()
+        return name in (*self.include, *keys)
+
+    def structure(self, name: str, module: nn.Module) -> StructuredMap | str:
+        """The structure, or why there is none."""
+        if not any(_fits(pattern, name, module) for pattern in self.include):
+            return "not included"
+        if any(_fits(pattern, name, module) for pattern in self.exclude):
+            return "excluded"
+        chosen: Any = self.spec
+        if isinstance(self.spec, Mapping):
+            fitting = (c for p, c in self.spec.items() if _fits(p, name, module))
+            chosen = next(fitting, None)
+            if chosen is None:
+                return "no pattern fits"
+        if isinstance(chosen, StructuredMap):
+            return chosen
+        if isinstance(chosen, tuple):
+            found, given = chosen
+            return load(found, **{**self.arguments, **given})
+        return load(chosen, **self.arguments)
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What is to be done with one dense layer; `report` is None to leave it alone."""
+
+    row: Row
+    dense: Dense
+    report: Profile | None
+
+
+def _planned(model: nn.Module, chooser: _Chooser, tokens: int) -> Iterator[_Plan]:
+    heads, shared = _heads(model), _shared(model)
+    known: dict[tuple[int, int, StructuredMap], Profile] = {}
+    for name, module in model.named_modules():
+        dense = dense_of(module)
+        if dense is None:
+            continue
+        asked = chooser.names(name)
+        reason = _must_stay(model, name, module)
+        if asked and reason:
+            raise UsageError(f"`{name}` cannot be changed: {reason}")
+        structure = chooser.structure(name, module)
+        if isinstance(structure, str):
+            reason = structure
+        elif not reason and not asked:
+            reason = heads.get(name, "") or shared.get(name, "")
+        report = None
+        if not reason and isinstance(structure, StructuredMap):
+            key = dense.d_in, dense.d_out, structure
+            if key not in known:
+                known[key] = _analyzed(structure, dense, name, tokens)
+            report = known[key]
+        yield _Plan(_row(name, dense, report, reason), dense, report)
+
+
+def _analyzed(
+    structure: StructuredMap, dense: Dense, name: str, tokens: int
+) -> Profile:
+    try:
+        return compiler.analyze(structure.structure, dense.d_in, dense.d_out, tokens)
+    except SpecError as error:
+        raise SpecError(
+            [
+                replace(fault, message=f"layer `{name}`: {fault.message}")
+                for fault in error.diagnostics
+            ]
+        ) from None
+
+
+def _row(name: str, dense: Dense, report: Profile | None, reason: str) -> Row:
+    bias = dense.d_out if dense.bias is not None else 0
+    before = dense.d_in * dense.d_out
+    shape = (name, dense.kind, dense.d_in, dense.d_out)
+    if report is None:
+        same = (before + bias, before + bias), (2 * before, 2 * before)
+        return Row(*shape, None, reason, *same)
+    assert report.figures is not None
+    parameters, work = report.figures.parameters, report.figures.work
+    after = parameters.total + parameters.router + len(report.structure.normalized)
+    flops = number(2 * (work.matrix + parameters.router))
+    assert flops is not None
+    return Row(
+        *shape,
+        signature(report.structure),
+        "",
+        (before + bias, after + bias),
+        (2 * before, flops),
+    )
+
+
+def _why_none(planned: Sequence[_Plan]) -> str:
+    if not planned:
+        return "the model has no dense layers"
+    reasons = dict.fromkeys(f"`{p.row.name}` {p.row.reason}" for p in planned)
+    return "; ".join(list(reasons)[:3]) + "; ..." * (len(reasons) > 3)
+
+
+def _must_stay(model: nn.Module, name: str, module: nn.Module) -> str:
+    """Why a layer cannot be changed, whoever asks."""
+    if not name:
+        return "it is the model itself, and has no place to put another in"
+    parent = model.get_submodule(name.rpartition(".")[0])
+    if isinstance(parent, nn.MultiheadAttention):
+        return "nn.MultiheadAttention reads its weight directly"
+    if hasattr(module, "parametrizations"):
+        return "it has parametrizations"
+    hooks = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks")
+    if any(getattr(module, kind) for kind in hooks):
+        return "it has hooks"
+    return ""
+
+
+def _heads(model: nn.Module) -> dict[str, str]:
+    """The output heads: those that the model names, else those of a usual name."""
+    named = []
+    for getter in ("get_output_embeddings", "get_classifier"):
+        try:
+            named.append(getattr(model, getter)())
+        except (AttributeError, NotImplementedError, TypeError):
+            continue
+    found = {}
+    for name, module in model.named_modules():
+        if any(module is head for head in named) or name.rpartition(".")[2] in HEADS:
+            found[name] = "an output head"
+    return found
+
+
+def _shared(model: nn.Module) -> dict[str, str]:
+    """Layers whose weight another module has, too."""
+    holders: dict[int, list[str]] = {}
+    for name, module in model.named_modules():
+        for parameter in module.parameters(recurse=False):
+            holders.setdefault(id(parameter), []).append(name)
+    found = {}
+    for names in holders.values():
+        for name in names:
+            others = [f"`{other}`" for other in names if other != name]
+            if others:
+                found[name] = f"shares its weight with {', '.join(others)}"
+    return found
+
+
+# Changing them
+
+
+def _class(report: Profile | None) -> type[nn.Module] | None:
+    if report is None:
+        return None
+    assert report.figures is not None
+    module = compiler.module(report)
+    source = compiler.source(report.structure, [module])
+    return module_class(source, module.name, report.figures.binding)
+
+
+def _change(
+    model: nn.Module,
+    plan: _Plan,
+    built: type[nn.Module],
+    init: str,
+    mode: str,
+    seconds: float,
+) -> float | None:
+    """Puts the new layer wherever the old one is. The projection's error, if any."""
+    dense, error = plan.dense, None
+    weight = dense.module.weight
+    options = {"device": weight.device, "dtype": weight.dtype}
+    old = dense.module
+    new: nn.Module
+    if mode == "add":
+        new = Adapted(old, built(bias=False, **options))
+    else:
+        new = built(bias=dense.bias is not None, **options)
+        if init == "project":
+            error = project(new, dense.matrix(), seconds=seconds)
+            if dense.bias is not None:
+                with torch.no_grad():
+                    new.bias.copy_(dense.bias)  # type: ignore[operator]
+        new.requires_grad_(weight.requires_grad)
+    new.train(old.training)
+    for parent in list(model.modules()):
+        for name, child in list(parent._modules.items()):
+            if child is old and parent is not new:
+                parent._modules[name] = new
+        if isinstance(parent, nn.TransformerEncoderLayer) and _within(parent, new):
+            # Its fast path reads the weights of linear1 and linear2: this turns it
+            # off, as another activation would.
+            parent.activation_relu_or_gelu = 0
+    return error
+
+
+def _within(parent: nn.Module, child: nn.Module) -> bool:
+    return any(module is child for module in parent.children())
