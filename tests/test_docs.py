@@ -23,6 +23,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import models  # noqa: F401  transformers can be imported where it is
 import pytest
 from terminal import ROOT, environment
 

@@ -16,7 +16,7 @@ from einc import api, library
 
 FOLDER = ROOT / "examples"
 FILES = sorted(FOLDER.glob("*.ein"))
-APART = ("quickstart", "run_generated", "gpt_moe")
+APART = ("quickstart", "run_generated", "gpt_moe", "swap_gpt")
 BESIDE = {"tied", "normalized"}
 """What no structure of the library shows."""
 SCRIPTS = sorted(p for p in FOLDER.glob("*.py") if p.stem not in APART)

@@ -113,7 +113,9 @@ def with_tree(case: Case, profile: Profile, tree: Any) -> type[nn.Module]:
     network = profile.plan.terms[0].network
     plan = Plan("best", 4096, (term_plan(network, numbered(tree)),))
     module = compiler.lower(replace(profile, plan=plan), "Random")
-    return module_class(compiler.source(profile.structure, [module]), "Random")
+    source = compiler.source(profile.structure, [module])
+    assert profile.figures is not None
+    return module_class(source, "Random", profile.figures.binding)
 
 
 def check_trees(case: Case, chosen: list[Any]) -> None:

@@ -36,10 +36,10 @@ specs
 compiler
 taxonomy nn.compile plots
 nn.spectrum nn.dense
-nn.adapter nn.project
+nn.adapter nn.projection
 api report
 nn.training
-nn.restructure
+nn.swap
 options output
 cli
 __main__

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import copy
+import gc
 import pickle
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -176,14 +179,30 @@ def test_exported(spec: str) -> None:
     torch.testing.assert_close(exported.module()(ids), model(ids))
 
 
-def _sharded(rank: int, path: str, spec: str) -> None:
-    """One of two processes: its half of the batch, parameters sharded by block."""
-    from torch.distributed.fsdp import fully_shard
-
+@contextmanager
+def joined(rank: int, path: str) -> Iterator[None]:
+    """One of two processes that talk through gloo, until both are done."""
     store = f"file://{path}/store"
     torch.distributed.init_process_group(
         "gloo", init_method=store, rank=rank, world_size=2
     )
+    yield
+    gc.collect()  # what a graph still holds of the group
+    torch.distributed.barrier()
+    torch.distributed.destroy_process_group()
+
+
+def _sharded(rank: int, path: str, spec: str) -> None:
+    """Its half of the batch, parameters sharded by block."""
+    with joined(rank, path):
+        full = _trained_in_shards(rank, spec)
+        if rank == 0:
+            torch.save(full, f"{path}/sharded.pt")
+
+
+def _trained_in_shards(rank: int, spec: str) -> dict[str, torch.Tensor]:
+    from torch.distributed.fsdp import fully_shard
+
     mesh = torch.distributed.init_device_mesh("cpu", (2,))
     model, ids = _whole(spec)
     for block in model.blocks:
@@ -194,10 +213,7 @@ def _sharded(rank: int, path: str, spec: str) -> None:
         optimizer.zero_grad()
         _task(model, ids[rank::2]).backward()
         optimizer.step()
-    full = {n: p.full_tensor() for n, p in model.state_dict().items()}
-    if rank == 0:
-        torch.save(full, f"{path}/sharded.pt")
-    torch.distributed.destroy_process_group()
+    return {name: p.full_tensor() for name, p in model.state_dict().items()}
 
 
 def _whole(spec: str) -> tuple[nn.Module, torch.Tensor]:
@@ -226,16 +242,12 @@ def test_fully_sharded(spec: str, tmp_path: Path) -> None:
 
 
 def _parallel(rank: int, path: str) -> None:
-    store = f"file://{path}/store"
-    torch.distributed.init_process_group(
-        "gloo", init_method=store, rank=rank, world_size=2
-    )
-    model, ids = _whole("btt")
-    parallel = nn.parallel.DistributedDataParallel(model)
-    _task(parallel, ids[rank::2]).backward()
-    if rank == 0:
-        torch.save([p.grad for p in model.parameters()], f"{path}/gradients.pt")
-    torch.distributed.destroy_process_group()
+    with joined(rank, path):
+        model, ids = _whole("btt")
+        parallel = nn.parallel.DistributedDataParallel(model)
+        _task(parallel, ids[rank::2]).backward()
+        if rank == 0:
+            torch.save([p.grad for p in model.parameters()], f"{path}/gradients.pt")
 
 
 def test_distributed_data_parallel(tmp_path: Path) -> None:

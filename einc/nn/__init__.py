@@ -1,8 +1,8 @@
 """Structured layers inside models: swap them in, start from dense weights, train."""
 
 from einc.nn.adapter import Adapted, merge, unmerge
-from einc.nn.project import project
-from einc.nn.restructure import Restructuring, Row, restructure
+from einc.nn.projection import project
+from einc.nn.swap import Restructuring, Row, restructure
 from einc.nn.training import (
     Coordinates,
     auxiliary_loss,

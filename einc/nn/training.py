@@ -87,8 +87,7 @@ def _multiples(
             if not parameter.requires_grad or id(parameter) in seen:
                 continue
             seen.add(id(parameter))
-            fans, base_fans = (_fans(m, name) for m in (module, other))
-            width = _width_multiple(fans, base_fans, optimizer)
+            width = _width_multiple(*_fans(module, other, name), optimizer)
             full = f"{prefix}.{name}" if prefix else name
             yield full, parameter, own.get(name, 1.0) * width
 
@@ -101,16 +100,34 @@ def _factors(module: Any, optimizer: Optimizer) -> dict[str, float]:
     return found
 
 
-def _fans(module: Any, name: str) -> tuple[int, int]:
-    """(fan_in, fan_out) of a parameter, by what its module is."""
+Fans = tuple[int, int]
+
+
+def _fans(module: Any, base: Any, name: str) -> tuple[Fans, Fans]:
+    """(fan_in, fan_out) of a parameter by what its module is, and the base's.
+
+    The base of a structured layer may be dense: its features are what counts.
+    """
+    if hasattr(module, "lr_multipliers"):
+        if name == "bias":
+            return (1, module.out_features), (1, _features(base)[1])
+        if name == "router":
+            return (module.in_features, 1), (_features(base)[0], 1)
+        if getattr(module, name).numel() == 1:
+            return (1, 1), (1, 1)
+        return _features(module), _features(base)
+    return _plain_fans(module, name), _plain_fans(base, name)
+
+
+def _features(module: Any) -> Fans:
+    dense = dense_of(module)
+    if dense is not None:
+        return dense.d_in, dense.d_out
+    return module.in_features, module.out_features
+
+
+def _plain_fans(module: Any, name: str) -> Fans:
     parameter = getattr(module, name)
-    structured = hasattr(module, "lr_multipliers")
-    if structured and (name == "bias" or parameter.numel() == 1):
-        return 1, parameter.numel()
-    if structured and name == "router":
-        return module.in_features, module.experts
-    if structured:
-        return module.in_features, module.out_features
     dense = dense_of(module)
     if dense is not None and name == "weight":
         return dense.d_in, dense.d_out
@@ -121,9 +138,7 @@ def _fans(module: Any, name: str) -> tuple[int, int]:
     return 1, max(parameter.numel(), 1)
 
 
-def _width_multiple(
-    fans: tuple[int, int], base: tuple[int, int], optimizer: Optimizer
-) -> float:
+def _width_multiple(fans: Fans, base: Fans, optimizer: Optimizer) -> float:
     fan_in, fan_out = (now / before for now, before in zip(fans, base, strict=True))
     return 1 / fan_in if optimizer == "adamw" else fan_out / fan_in
 

@@ -39,10 +39,13 @@ STALLED = 1e-3
 last."""
 SWEEPS, STALLED_SWEEPS = 50, 0.1
 """So many sweeps that lower it by less than this share are the last."""
-RIDGE = 0.1
-"""Sweeps begin with so much of the mean of the diagonal added to the normal equations,
-and less at each: without that some structures end in a poor minimum, and with it others,
-so starts take turns."""
+RIDGES_OF_TREES = ((0.3, 1.05), (1.0, 1.02))
+RIDGES = ((0.1, 1.2), (0.0, 1.0), (0.0, 1.0))
+"""What sweeps add to the diagonal of the normal equations, as a share of its mean: at
+first, and what it is divided by at each. Without it most starts of sums end in a poor
+minimum; where an index joins three factors or more it helps some structures (BLAST) and
+harms others (CP). Starts take turns."""
+NO_RIDGE = 1e-10
 
 Factors = dict[str, torch.Tensor]
 Found = tuple[Factors, float]
@@ -129,17 +132,19 @@ class _Problem:
         padded = zip(self.structure.terms, self.binding.padded, strict=True)
         terms = [_Term(self, term, pad) for term, pad in padded]
         tied = bool(self.structure.tied)
-        one_start = all(term.is_tree for term in terms) and not tied
+        trees = all(term.is_tree for term in terms)
+        ridges = RIDGES_OF_TREES if trees else RIDGES
+        one_start = len(terms) == 1 and trees and not tied
         best: Found | None = None
         for start in range(1 if one_start else STARTS):
-            factors = self._started(terms)
+            factors = self._started(terms, at_random=tied or start > 0)
             found = factors, self.error(terms, factors)
             if len(terms) == 1 and terms[0].is_exact and not tied:
                 return found
             if tied:
                 found = self._polished(terms, *found)
             else:
-                found = self._refined(terms, *found, RIDGE * (1 - start % 2))
+                found = self._refined(terms, *found, *ridges[start % len(ridges)])
             if best is None or found[1] < best[1]:
                 best = found
             if best[1] < ENOUGH or time.monotonic() > self.deadline:
@@ -147,12 +152,12 @@ class _Problem:
         assert best is not None
         return best if tied else self._polished(terms, *best)
 
-    def _started(self, terms: Sequence[_Term]) -> Factors:
-        """Each term to what the ones before leave; at random where ties forbid that."""
+    def _started(self, terms: Sequence[_Term], at_random: bool) -> Factors:
+        """Each term to what the ones before leave, or at random."""
         factors: Factors = {}
         rest = self.target
         for term in terms:
-            if self.structure.tied:
+            if at_random:
                 term.randomize(factors)
             else:
                 term.start(factors, rest)
@@ -164,22 +169,31 @@ class _Problem:
         return float((self.target - total).norm()) / self.norm
 
     def _refined(
-        self, terms: Sequence[_Term], factors: Factors, error: float, ridge: float
+        self,
+        terms: Sequence[_Term],
+        factors: Factors,
+        error: float,
+        ridge: float,
+        divisor: float,
     ) -> Found:
         """Terms in turn, and within a term factors in turn, until little is gained."""
         best = dict(factors), error
+        half = (time.monotonic() + self.deadline) / 2
         before, number = math.inf, 0
         while error > ENOUGH and time.monotonic() < self.deadline:
             for term in terms:
                 rest = sum(t.matrix(factors) for t in terms if t is not term)
                 term.sweep(factors, self.target - rest, ridge)
-            error, ridge, number = self.error(terms, factors), ridge / 1.2, number + 1
+            error, number = self.error(terms, factors), number + 1
             if error < best[1]:
                 best = dict(factors), error
-            if number % SWEEPS == 0:
-                if not error < before * (1 - STALLED_SWEEPS):
-                    break
-                before = error
+            ridge /= divisor
+            if ridge < NO_RIDGE or time.monotonic() > half:
+                ridge = 0.0
+                if number % SWEEPS == 0:
+                    if not error < before * (1 - STALLED_SWEEPS):
+                        break
+                    before = error
         return best
 
     def _polished(
@@ -187,6 +201,8 @@ class _Problem:
     ) -> Found:
         """All factors at once, by L-BFGS: sweeps grow slow where factors depend on
         each other, and a tied factor has none."""
+        if not factors:
+            return factors, error
         factors = {
             name: value.contiguous().clone().requires_grad_()
             for name, value in factors.items()
@@ -233,10 +249,12 @@ class _Term:
     def __init__(self, problem: _Problem, term: Term, padded: tuple[int, int]) -> None:
         self.problem = problem
         self.x, self.y = (problem.indices(side) for side in term.sides)
-        self.factors = {o.name: problem.indices(o.axes) for o in term.operands}
+        self.uses = [(o.name, problem.indices(o.axes)) for o in term.operands]
+        # Of tied factors nothing but `uses` is asked.
+        self.factors = dict(self.uses)
         self.padded = padded
         self.cells = tuple(dict.fromkeys((*self.y, *self.x)))
-        held = {name for indices in self.factors.values() for name in indices}
+        held = {name for _, indices in self.uses for name in indices}
         self.reached = tuple(name for name in self.cells if name in held)
 
     @property
@@ -264,7 +282,7 @@ class _Term:
         rows, columns = target.shape
         whole = target.new_zeros(*reversed(self.padded))
         whole[:rows, :columns] = target
-        whole = whole.reshape(*self.problem.shape(self.y), *self.problem.shape(self.x))
+        whole = whole.reshape(self.problem.shape((*self.y, *self.x)))
         diagonal = torch.einsum(*_sublists([(whole, (*self.y, *self.x))], self.cells))
         gone = [i for i, name in enumerate(self.cells) if name not in self.reached]
         return diagonal.mean(gone) if gone else diagonal
@@ -276,7 +294,7 @@ class _Term:
 
     def whole(self, factors: Factors) -> torch.Tensor:
         """The same before the cut."""
-        uses = [(factors[name], held) for name, held in self.factors.items()]
+        uses = [(factors[name], held) for name, held in self.uses]
         one = self.problem.target.new_ones(())
         inner = _einsum(uses, self.reached) if uses else one
         both = [name for name in self.y if name in self.x]
@@ -288,7 +306,7 @@ class _Term:
         for name in self.cells:
             if name not in self.reached and name not in both:
                 parts.append((inner.new_ones(self.problem.sizes[name]), (name,)))
-        return _einsum(parts, names).reshape(*reversed(self.padded))
+        return _einsum(parts, names).reshape(tuple(reversed(self.padded)))
 
     def weighted(self, target: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """The means that cells should have, and how much each of them counts.
@@ -305,7 +323,7 @@ class _Term:
     # Starting
 
     def randomize(self, factors: Factors) -> None:
-        for name, held in self.factors.items():
+        for name, held in self.uses:
             if name not in factors:
                 shape = self.problem.shape(held)
                 factors[name] = torch.randn(shape, dtype=torch.float64)
@@ -364,9 +382,6 @@ class _Term:
         """Each factor in turn to its least squares, the others as they are."""
         if not self.factors:
             return
-        if self.is_exact:
-            self._split(factors, self.cell_means(target), self.reached, self.factors)
-            return
         means, counts = self.weighted(target)
         for name in self.factors:
             self._improve(factors, name, means, counts, ridge)
@@ -380,6 +395,7 @@ class _Term:
         ridge: float,
     ) -> None:
         """The normal equations of one factor: a system for each value of its cells."""
+        one: tuple[torch.Tensor, Named] = (counts.new_ones(()), ())
         others = [(factors[n], h) for n, h in self.factors.items() if n != name]
         held = self.factors[name]
         theirs = {i for _, h in others for i in h}
@@ -388,7 +404,7 @@ class _Term:
         spare = tuple(i for i in held if i not in self.cells and i not in theirs)
         # What multiplies the factor: over the cells that the others have, and `inner`.
         outside = tuple(i for i in self.reached if i in theirs)
-        around = _einsum(others, (*outside, *inner))
+        around = _einsum([one, *others], (*outside, *inner))
         again = tuple(f"{i}'" for i in inner)
         weighted = (around, (*outside, *inner)), (counts, self.reached)
         gram = _einsum(
@@ -413,7 +429,7 @@ class _Term:
         What it has alone, `spare`, is summed: each value of it has an equal share.
         """
         shape = self.problem.shape(spare)
-        value = value.reshape(*value.shape, *(1 for _ in spare))
+        value = value.reshape((*value.shape, *(1 for _ in spare)))
         value = value.expand(self.problem.shape((*names, *spare))) / math.prod(shape)
         return _arranged(value, (*names, *spare), held)
 

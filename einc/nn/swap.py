@@ -24,7 +24,7 @@ from einc.errors import SpecError, UsageError
 from einc.nn.adapter import Adapted
 from einc.nn.compile import module_class
 from einc.nn.dense import Dense, dense_of
-from einc.nn.project import project
+from einc.nn.projection import project
 from einc.report import restructuring, signature, text
 
 ALL_LINEAR = "all-linear"
@@ -343,12 +343,19 @@ def _change(
         for name, child in list(parent._modules.items()):
             if child is old and parent is not new:
                 parent._modules[name] = new
-        if isinstance(parent, nn.TransformerEncoderLayer) and _within(parent, new):
-            # Its fast path reads the weights of linear1 and linear2: this turns it
-            # off, as another activation would.
-            parent.activation_relu_or_gelu = 0
+    for parent in model.modules():
+        _leave_fast_path(parent, new)
     return error
 
 
-def _within(parent: nn.Module, child: nn.Module) -> bool:
-    return any(module is child for module in parent.children())
+def _leave_fast_path(parent: Any, new: nn.Module) -> None:
+    """torch's encoders read the weights of linear1 and linear2 in eval mode.
+
+    What turns that off is what would with another activation, and without nesting.
+    """
+    if not any(module is new for module in parent.modules()):
+        return
+    if isinstance(parent, nn.TransformerEncoderLayer):
+        parent.activation_relu_or_gelu = 0
+    if isinstance(parent, nn.TransformerEncoder):
+        parent.use_nested_tensor = False
