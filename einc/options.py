@@ -97,6 +97,12 @@ Plot = Annotated[
     Path | None,
     typer.Option("--plot", metavar="FILE", help="draw the spectrum: .png, .svg, .pdf"),
 ]
+Files = Annotated[
+    list[str], typer.Argument(metavar="FILE...", help="or folders, or - for stdin")
+]
+CheckOnly = Annotated[
+    bool, typer.Option("--check", help="write nothing; exit 1 where it would")
+]
 Csv = Annotated[bool, typer.Option("--csv", help="comma-separated")]
 Markdown = Annotated[bool, typer.Option("--markdown", help="a Markdown table")]
 
@@ -155,7 +161,9 @@ def definitions(
     """All definitions that are named, and the faults of texts that have none."""
     found: list[tuple[Source, Definition]] = []
     faults: list[Diagnostic] = []
-    named = [(path, spec) for spec in names for path in _files(spec.partition("::")[0])]
+    named = [
+        (path, spec) for spec in names for path in spec_files(spec.partition("::")[0])
+    ]
     for path, spec in named:
         try:
             source = specs.read(path)
@@ -176,7 +184,7 @@ def definitions(
     return found, faults
 
 
-def _files(path: str) -> list[str]:
+def spec_files(path: str) -> list[str]:
     """The .ein files of a folder; everything else is one."""
     if path in library.NAMES or not os.path.isdir(path):
         return [path]

@@ -127,6 +127,15 @@ def waiting(text: str) -> Iterator[None]:
         status.stop()
 
 
+def _mode(target: Path) -> int:
+    """A file's permissions, or those that a new one gets."""
+    if os.path.exists(target):
+        return os.stat(target).st_mode & 0o7777
+    mask = os.umask(0)
+    os.umask(mask)
+    return 0o666 & ~mask
+
+
 def check_free(path: Path, force: bool) -> None:
     """Raises `UsageError` where `write_file` would not write."""
     if os.path.exists(path):
@@ -148,9 +157,7 @@ def write_file(path: Path, content: str | bytes, force: bool) -> None:
         try:
             with open(handle, "wb") as file:
                 file.write(data)
-            mask = os.umask(0)
-            os.umask(mask)
-            os.chmod(name, 0o666 & ~mask)
+            os.chmod(name, _mode(target))
             os.replace(name, target)
         except BaseException:
             os.unlink(name)

@@ -29,6 +29,7 @@ OPTIONS = {
     "taxonomy": "[SPEC]... -e/--expr --in --out -D -W --tokens --order"
     " --csv --markdown --json --no-color",
     "check": "[SPEC]... -e/--expr --in --out -D -W --json",
+    "fmt": "FILE... --check",
     "explain": "[CODE]",
     "list": "--json --no-color",
     "show": "NAME",

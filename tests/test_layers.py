@@ -16,7 +16,7 @@ errors factorise attributes
 syntax explain
 expressions mistakes
 parser
-structure
+structure layout
 scope network
 equations statements lint ties
 resolve choose

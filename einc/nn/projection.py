@@ -59,8 +59,7 @@ def project(module: nn.Module, weight: torch.Tensor, *, seconds: float = 30.0) -
     `weight` is (out_features, in_features), as in nn.Linear; the bias is left alone.
     Returns the relative error. `seconds` bounds the refinement: a start is always
     finished. Of a routed structure all experts are set alike, so that each routing
-    gives the same matrix, as when a dense model is made into one of experts. Where
-    features are padded, the padding's rows and columns are zero.
+    gives the same matrix, as when a dense model is made into one of experts.
     """
     binding = binding_of(module)
     shape = binding.d_out, binding.d_in
@@ -93,15 +92,10 @@ def _store(module: Any, binding: Binding, factors: Factors) -> None:
             # The module divides by max(1, RMS / std) and multiplies by the scale.
             scale = getattr(module, f"{operand.name}_scale")
             rms = float(value.square().mean().sqrt())
-            std = _std(module, operand.name)
+            std = scales(binding)[operand.name].std
             value = value * (std / rms if rms > 0 else 1.0)
             scale.fill_(rms / std if rms > 0 else 1.0)
         parameter.copy_(value)
-
-
-def _std(module: Any, name: str) -> float:
-    """The nominal standard deviation of a factor."""
-    return scales(binding_of(module))[name].std
 
 
 @dataclass
@@ -268,9 +262,12 @@ class _Term:
     @property
     def is_exact(self) -> bool:
         """Whether the start is the nearest there is."""
+        return self.is_tree and len(self.factors) <= 2 and not self.is_padded
+
+    @property
+    def is_padded(self) -> bool:
         rows, columns = self.problem.target.shape
-        unpadded = self.padded == (columns, rows)
-        return self.is_tree and len(self.factors) <= 2 and unpadded
+        return self.padded != (columns, rows)
 
     # From W to the cells and back
 
@@ -406,20 +403,39 @@ class _Term:
         outside = tuple(i for i in self.reached if i in theirs)
         around = _einsum([one, *others], (*outside, *inner))
         again = tuple(f"{i}'" for i in inner)
-        weighted = (around, (*outside, *inner)), (counts, self.reached)
+        # Cells that the others lack have the same equations, as long as all count.
+        alike = () if self.is_padded else tuple(i for i in cells if i not in theirs)
+        systems = tuple(i for i in cells if i not in alike)
+        weights = counts
+        if alike:
+            weights = counts.mean([self.reached.index(i) for i in alike])
+        kept = tuple(i for i in self.reached if i not in alike)
         gram = _einsum(
-            [*weighted, (around, (*outside, *again))], (*cells, *inner, *again)
+            [
+                (around, (*outside, *inner)),
+                (weights, kept),
+                (around, (*outside, *again)),
+            ],
+            (*systems, *inner, *again),
         )
-        right = _einsum([*weighted, (target, self.reached)], (*cells, *inner))
+        right = _einsum(
+            [
+                (around, (*outside, *inner)),
+                (counts * target, self.reached),
+            ],
+            (*systems, *inner, *alike),
+        )
         n = math.prod(self.problem.shape(inner))
         gram = gram.reshape(-1, n, n)
         diagonal = gram.diagonal(dim1=-2, dim2=-1).mean(-1)
         # Cells that the cut takes away have no equations at all: 1 solves them by 0.
         added = max(ridge, 1e-14) * diagonal + (diagonal == 0)
         gram = gram + added[:, None, None] * torch.eye(n, dtype=gram.dtype)
-        solved = torch.linalg.solve(gram, right.reshape(-1, n, 1))
-        solved = solved.reshape(self.problem.shape((*cells, *inner)))
-        factors[name] = self._placed(solved, (*cells, *inner), spare, held)
+        # A singular system gives what no error is below: the sweep is the last.
+        solved, _ = torch.linalg.solve_ex(gram, right.reshape(len(gram), n, -1))
+        names = (*systems, *inner, *alike)
+        solved = solved.reshape(self.problem.shape(names))
+        factors[name] = self._placed(solved, names, spare, held)
 
     def _placed(
         self, value: torch.Tensor, names: Named, spare: Named, held: Named

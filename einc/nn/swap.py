@@ -31,9 +31,10 @@ ALL_LINEAR = "all-linear"
 HEADS = ("lm_head", "head", "classifier", "score")
 """Names that output layers go by, where a model does not say which is its own."""
 
-Pattern = str | re.Pattern[str] | Callable[[str, nn.Module], bool]
-"""The whole name of a module, with `*` and `?`; or a regular expression for all of it;
-or what takes name and module and says yes or no."""
+Pattern = str | re.Pattern[str] | Callable[[nn.Module, str], bool]
+"""The name of a module or the end of it, as PEFT takes it; the whole of it with `*` and
+`?`; a regular expression for the whole; or what takes module and name and says yes or
+no, as torchao's filters do."""
 Chosen = str | StructuredMap | tuple[str, Mapping[str, Argument]]
 
 
@@ -142,10 +143,18 @@ def _patterns(given: Pattern | Sequence[Pattern]) -> tuple[Pattern, ...]:
 
 def _fits(pattern: Pattern, name: str, module: nn.Module) -> bool:
     if isinstance(pattern, str):
-        return pattern == ALL_LINEAR or fnmatchcase(name, pattern)
+        if pattern == ALL_LINEAR or fnmatchcase(name, pattern):
+            return True
+        return _is_plain(pattern) and name.endswith(f".{pattern}")
     if isinstance(pattern, re.Pattern):
         return pattern.fullmatch(name) is not None
-    return bool(pattern(name, module))
+    return bool(pattern(module, name))
+
+
+def _is_plain(pattern: Pattern) -> bool:
+    """Whether it is a name, and so asks for what bears it."""
+    is_name = isinstance(pattern, str) and not set(pattern) & set("*?[")
+    return is_name and pattern != ALL_LINEAR
 
 
 @dataclass(frozen=True)
@@ -157,9 +166,10 @@ class _Chooser:
     include: tuple[Pattern, ...]
     exclude: tuple[Pattern, ...]
 
-    def names(self, name: str) -> bool:
+    def names(self, name: str, module: nn.Module) -> bool:
         keys = tuple(self.spec) if isinstance(self.spec, Mapping) else ()
-        return name in (*self.include, *keys)
+        plain = filter(_is_plain, (*self.include, *keys))
+        return any(_fits(pattern, name, module) for pattern in plain)
 
     def structure(self, name: str, module: nn.Module) -> StructuredMap | str:
         """The structure, or why there is none."""
@@ -197,7 +207,7 @@ def _planned(model: nn.Module, chooser: _Chooser, tokens: int) -> Iterator[_Plan
         dense = dense_of(module)
         if dense is None:
             continue
-        asked = chooser.names(name)
+        asked = chooser.names(name, module)
         reason = _must_stay(model, name, module)
         if asked and reason:
             raise UsageError(f"`{name}` cannot be changed: {reason}")
