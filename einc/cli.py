@@ -332,7 +332,7 @@ def _faults(
 
 @app.command("fmt", short_help="one layout for .ein files")
 def fmt_command(files: options.Files, check_only: options.CheckOnly = False) -> None:
-    """Example: einc fmt my.ein structures/
+    """Example: einc fmt my.ein
 
     Lays files out in the one canonical way, in place and with their comments; standard
     input goes to standard output. Files with faults are left as they are.
