@@ -252,7 +252,7 @@ def _step(step: StepReport) -> str:
 
 
 def table(profiles: Sequence[Profile], equations: bool = True) -> Table:
-    """The taxonomy; without its equations it fits into 80 columns."""
+    """The taxonomy; without equations and families it fits into 80 columns."""
     shapes = {
         f"{r.figures.binding.d_in} x {r.figures.binding.d_out}"
         for r in profiles
@@ -260,10 +260,10 @@ def table(profiles: Sequence[Profile], equations: bool = True) -> Table:
     }
     caption = f"figures at {', '.join(sorted(shapes))}"
     if not equations:
-        caption += "; a wider terminal shows the equations"
+        caption += "; a wider terminal shows equations and families"
     result = _table(caption)
     for column in taxonomy.COLUMNS:
-        if column == "equation":
+        if column in ("equation", "family"):
             if equations:
                 result.add_column(column)
         elif column in ("name", "class"):
@@ -272,8 +272,9 @@ def table(profiles: Sequence[Profile], equations: bool = True) -> Table:
             result.add_column(column, justify="right", no_wrap=True)
     for report in profiles:
         name, equation, *cells = taxonomy.row(report)
+        kind = [cells[4]] * equations
         written = [equation] * equations
-        shown = (name, *written, *cells[:4], *map(_grouped, cells[4:]))
+        shown = (name, *written, *cells[:4], *kind, *map(_grouped, cells[5:]))
         result.add_row(*map(Text, shown))
     return result
 

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from einc.analysis.profile import Profile, number
+from einc.family import family
 
 SCHEMA = "einc.taxonomy/1"
 COLUMNS = (
@@ -20,6 +21,7 @@ COLUMNS = (
     "psi",
     "nu",
     "class",
+    "family",
     "parameters",
     "FLOPs",
     "rank",
@@ -31,7 +33,7 @@ def row(profile: Profile) -> tuple[str, ...]:
 
     A rank that is not proved is written `~ rank` where it is probable, `<= bound`
     where it is only bounded; an exponent that a fixed structure does not have is
-    empty.
+    empty. The family is the structure of the library with the same hypergraph.
     """
     found, figures = profile.exponents, profile.figures
     triple = (
@@ -52,12 +54,14 @@ def row(profile: Profile) -> tuple[str, ...]:
             f"<= {rank.bound}" if rank.generic is None else f"{exactly}{rank.generic}",
         )
     equation = "; ".join(profile.structure.equations)
-    return (profile.name, equation, *triple, profile.class_ or "", *counts)
+    kind = family(profile.structure) or "novel"
+    return (profile.name, equation, *triple, profile.class_ or "", kind, *counts)
 
 
 def document(profiles: Sequence[Profile]) -> dict[str, Any]:
-    """The JSON of a taxonomy."""
-    return {"schema": SCHEMA, "rows": [profile.to_json() for profile in profiles]}
+    """The JSON of a taxonomy: profiles, each with its `family`, null where novel."""
+    rows = [{**p.to_json(), "family": family(p.structure)} for p in profiles]
+    return {"schema": SCHEMA, "rows": rows}
 
 
 def as_csv(profiles: Sequence[Profile]) -> str:

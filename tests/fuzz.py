@@ -4,7 +4,7 @@
 
 Half of the files are mutations of all specs in the repository, half are generated
 from the grammar. Each goes through `einc check` or `einc analyze` or `einc codegen`,
-in this process, with random features. A failure is a traceback, a wrong exit status
+in this process, with random features, or is laid out as by `einc fmt`. A failure is a traceback, a wrong exit status
 (0 without, 1 with an error diagnosed), JSON that is none, generated code that does
 not compile, or more than a few seconds. Failing files are printed whole.
 """
@@ -27,11 +27,16 @@ import typer
 from faults import WRITTEN
 
 from einc.cli import app
+from einc.errors import SpecError
+from einc.layout import laid_out
+from einc.parser import parse
+from einc.source import Source
 
 ROOT = Path(__file__).parent.parent
 COMMAND = typer.main.get_command(app)
-SLOW = 5.0
-"""Seconds that no file may take; a loaded machine is slower than its limits."""
+SLOW, SLOW_ELIMINATION = 5.0, 60.0
+"""Seconds that no file may take, nor one whose rank is found by elimination; a loaded
+machine is slower than its limits."""
 
 
 def corpus() -> list[str]:
@@ -174,8 +179,12 @@ def run(arguments: list[str]) -> tuple[int, str, str]:
 def attempt(rng: random.Random, text: str, path: Path) -> tuple[str, str]:
     """What was asked and what is wrong with the answer ("" if nothing)."""
     path.write_bytes(text.encode("utf-8", "surrogatepass"))
-    command = rng.choice(("check", "analyze", "codegen"))
+    command = rng.choice(("check", "analyze", "codegen", "fmt"))
+    if command == "fmt":
+        return command, _lay_out(text)
     arguments = [command, str(path)]
+    if command == "analyze" and rng.random() < 0.3:
+        arguments.append("--why")
     if rng.random() < (0.95 if "~" in text else 0.05):
         for option in ("--in", "--out"):
             features = rng.choice((1, 2, 3, 12, 64, 100, 1009, 4096))
@@ -188,13 +197,28 @@ def attempt(rng: random.Random, text: str, path: Path) -> tuple[str, str]:
         status, out, err = run(arguments)
     except Exception as error:
         return shown, f"traceback: {type(error).__name__}: {error}"
-    if time.monotonic() - started > SLOW:
+    slow = SLOW_ELIMINATION if "elimination of" in out else SLOW
+    if time.monotonic() - started > slow:
         return shown, f"{time.monotonic() - started:.1f} s"
     shown += f" exits {status}"
     try:
         return shown, _complaint(command, status, out, err)
     except (SyntaxError, ValueError) as error:
         return shown, f"output: {type(error).__name__}: {error}"
+
+
+def _lay_out(text: str) -> str:
+    """What is wrong with the layout of a file, if it has one."""
+    source = Source.of("fuzz.ein", text)
+    try:
+        tree = parse(source)
+    except SpecError:
+        return ""
+    once = laid_out(source)
+    again = Source("fuzz.ein", once)
+    if parse(again) != tree:
+        return f"the layout means something else:\n{once}"
+    return "" if laid_out(again) == once else f"the layout is not the last:\n{once}"
 
 
 def _complaint(command: str, status: int, out: str, err: str) -> str:
@@ -230,7 +254,8 @@ def fuzz(files: int, seed: int, seconds: float = float("inf")) -> Counter[str]:
             fresh = rng.random() < 0.5
             text = generated(rng) if fresh else mutated(rng, rng.choice(specs))
             asked, wrong = attempt(rng, text, path)
-            outcomes["failed" if wrong else f"exit {asked[-1]}"] += 1
+            told = asked if asked == "fmt" else f"exit {asked[-1]}"
+            outcomes["failed" if wrong else told] += 1
             if wrong:
                 print(f"--- file {number}: {asked}: {wrong}\n{text}", flush=True)
             if sys.stderr.isatty() and number % 1000 == 0:

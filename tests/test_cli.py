@@ -335,7 +335,7 @@ def test_a_folder_stands_for_its_files(folder: Path):
 def test_taxonomy_as_csv_and_markdown():
     out = einc("taxonomy", "btt", "tensor_train", "--in", "768", "--csv").out
     header, first, second = out.splitlines()
-    assert header == "name,equation,omega,psi,nu,class,parameters,FLOPs,rank"
+    assert header == "name,equation,omega,psi,nu,class,family,parameters,FLOPs,rank"
     assert first == (
         'btt,"y[f, e] = x[g, a] * A[g, a, f, r] * B[f, g, r, e]",'
         "0,1,1/2,full-rank unshared,43008,86016,768"

@@ -208,6 +208,7 @@ def test_the_taxonomy_is_a_list_of_profiles():
     document = einc("taxonomy", "btt", "dense", "--json").json
     assert document["schema"] == "einc.taxonomy/1"
     btt, dense = document["rows"]
+    assert btt.pop("family") == "monarch"  # of rank 1
     assert btt == einc("analyze", "btt", "--in", "1024", "--json").json
     assert dense["structure"] == "dense"
 

@@ -44,7 +44,7 @@ def test_a_terminal_has_colours_and_keeps_every_figure():
     assert CONTROL in shown
     for figure in ("65,536", "131,072", "8,388,608", "4,194,304", "1,024"):
         assert figure in shown
-    assert "a wider terminal shows the equations" in shown and "…" not in shown
+    assert "a wider terminal shows equations and families" in shown and "…" not in shown
     wide = in_terminal("taxonomy", "btt", columns=200)
     assert "y[f, e] = x[g, a] * A[g, a, f, r] * B[f, g, r, e]" in wide
 
@@ -88,7 +88,10 @@ def test_a_reader_that_has_seen_enough():
     ended = subprocess.run(
         command, shell=True, capture_output=True, env=environment(), check=True
     )
-    assert ended.stdout == b"name,equation,omega,psi,nu,class,parameters,FLOPs,rank\n"
+    assert (
+        ended.stdout
+        == b"name,equation,omega,psi,nu,class,family,parameters,FLOPs,rank\n"
+    )
     assert ended.stderr == b""
 
 

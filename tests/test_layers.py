@@ -21,7 +21,7 @@ scope network
 equations statements lint ties
 resolve choose
 library sizes
-order
+family order
 plan
 analysis.counts analysis.exponents analysis.scaling
 analysis.reduction analysis.elimination
