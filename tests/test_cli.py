@@ -338,12 +338,12 @@ def test_taxonomy_as_csv_and_markdown():
     assert header == "name,equation,omega,psi,nu,class,family,parameters,FLOPs,rank"
     assert first == (
         'btt,"y[f, e] = x[g, a] * A[g, a, f, r] * B[f, g, r, e]",'
-        "0,1,1/2,full-rank unshared,43008,86016,768"
+        "0,1,1/2,full-rank unshared,monarch,43008,86016,768"
     )
     assert second.startswith('tensor_train,"y[p, q] = ')
     out = einc("taxonomy", "btt", "--markdown").out
     header, rule, row = out.splitlines()
-    assert header.count("|") == rule.count("|") == row.count("|") == 10
+    assert header.count("|") == rule.count("|") == row.count("|") == 11
     assert row.startswith("| btt | `y[f, e] = ")
 
 
