@@ -307,5 +307,9 @@ def test_a_routed_adapter_has_no_one_matrix() -> None:
 
 def test_a_term_of_tied_factors_alone_cannot_start_at_zero() -> None:
     tied = einc.parse("structure s { y[o] = x[i] * U[i, r] * U[o, r]  r = 2 }")
+    model = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 8))
+    before = str(model)
     with pytest.raises(einc.UsageError, match="cannot start at zero"):
-        restructure(nn.Sequential(nn.Linear(8, 8)), tied, mode="add")
+        restructure(model, {"0": "btt", "1": tied}, mode="add")
+    assert str(model) == before
+    assert all(p.requires_grad for p in model.parameters())

@@ -10,6 +10,7 @@ from torch import nn
 from einc.errors import UsageError
 from einc.nn.compile import binding_of
 from einc.nn.dense import dense_of
+from einc.structure import Structure
 
 
 class Adapted(nn.Module):
@@ -26,10 +27,12 @@ class Adapted(nn.Module):
         dense = dense_of(base)
         if dense is None:
             raise UsageError(f"{type(base).__name__} is not a dense layer")
+        with torch.no_grad():
+            for name in last_factors(binding_of(adapter).structure):
+                getattr(adapter, name).zero_()
         self.in_features, self.out_features = dense.d_in, dense.d_out
         self.base, self.adapter = base.requires_grad_(False), adapter
         self.merged = False
-        _start_at_zero(adapter)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         y: torch.Tensor = self.base(x)
@@ -61,15 +64,22 @@ class Adapted(nn.Module):
         return f"{self.in_features}, {self.out_features}, merged={self.merged}"
 
 
-@torch.no_grad()
-def _start_at_zero(adapter: nn.Module) -> None:
-    """The last factor of each term that stands there once: else nothing would learn."""
-    for term in binding_of(adapter).structure.terms:
+def last_factors(structure: Structure) -> list[str]:
+    """For each term the last factor that stands there once: it starts at zero.
+
+    One that stands twice would never leave it. Raises `UsageError` where there is none.
+    """
+    found = []
+    for term in structure.terms:
         names = [operand.name for operand in term.operands]
         once = [name for name in names if names.count(name) == 1]
         if not once:
-            raise UsageError("a term without a factor of its own cannot start at zero")
-        getattr(adapter, once[-1]).zero_()
+            raise UsageError(
+                f"`{structure.name}` has a term without a factor that stands once, and "
+                "cannot start at zero"
+            )
+        found.append(once[-1])
+    return found
 
 
 def merge(model: nn.Module) -> None:

@@ -21,7 +21,7 @@ from einc import compiler
 from einc.analysis.profile import Profile, number
 from einc.api import Argument, StructuredMap, load
 from einc.errors import SpecError, UsageError
-from einc.nn.adapter import Adapted
+from einc.nn.adapter import Adapted, last_factors
 from einc.nn.compile import module_class
 from einc.nn.dense import Dense, dense_of
 from einc.nn.projection import project
@@ -116,6 +116,10 @@ def restructure(
     if not any(plan.report for plan in planned):
         raise UsageError(f"no layer to change: {_why_none(planned)}")
     rows = [plan.row for plan in planned]
+    if mode == "add":
+        for plan in planned:
+            if plan.report is not None:
+                last_factors(plan.report.structure)
     if dry_run:
         return Restructuring(tuple(rows), mode)
     classes = [_class(plan.report) for plan in planned]
