@@ -35,7 +35,7 @@ codegen.lower codegen.emit
 specs
 compiler
 taxonomy nn.compile plots
-nn.spectrum nn.dense
+nn.spectrum nn.dense nn.fitting
 nn.adapter nn.projection
 api report
 nn.training
