@@ -152,7 +152,8 @@ def _certified(report: Profile) -> tuple[Profile, bool]:
     try:
         return compiler.certify(report, waiting), False
     except KeyboardInterrupt:
-        assert report.figures is not None
+        if report.figures is None:
+            raise
         rank = replace(report.figures.rank, method="elimination was interrupted")
         return replace(report, figures=replace(report.figures, rank=rank)), True
 

@@ -129,7 +129,6 @@ def _place_comments(text: str, lines: list[_Line]) -> None:
                 goal.gap = True
         goal.before.append(comment)
         below = text.find("\n", match.end()) + 1
-        following = text[
-            below : text.find("\n", below) if "\n" in text[below:] else None
-        ]
+        end = text.find("\n", below)
+        following = text[below : end if end >= 0 else len(text)]
         goal.gap_after_comments = alone and below > 0 and not following.strip()

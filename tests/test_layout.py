@@ -119,6 +119,11 @@ def test_long_lines_are_wrapped() -> None:
     assert lines[2].startswith("      ")
 
 
+def test_hundreds_of_thousands_of_comments() -> None:
+    text = "#\n" * 200_000 + "structure s { y[o] = x[o] }\n"
+    assert laid_out(Source("text", text)).count("#") == 200_000
+
+
 # The command
 
 

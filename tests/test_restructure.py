@@ -8,6 +8,7 @@ import pytest
 import torch
 from models import make
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 from transformers.pytorch_utils import Conv1D
 
 import einc
@@ -251,7 +252,37 @@ def test_others_that_read_a_weight_fail_and_say_so() -> None:
         model(torch.randn(3, 8))
 
 
+def test_what_is_excluded_may_be_what_must_stay() -> None:
+    model, _ = make("encoder")
+    done = restructure(
+        model, "btt", include=["out_proj", "linear1"], exclude="*.out_proj"
+    )
+    assert [row.name for row in done.changed] == [
+        "layers.0.linear1",
+        "layers.1.linear1",
+    ]
+
+
+def test_a_projection_that_fails_leaves_all_layers_as_they_were() -> None:
+    model = Net()
+    nn.init.constant_(model.mlp[2].weight, torch.nan)
+    before = str(model)
+    with pytest.raises(einc.UsageError, match="no finite values"):
+        restructure(model, "btt", init="project")
+    assert str(model) == before
+
+
 # Adapters
+
+
+def test_an_adapter_s_figures_are_beside_the_dense_layer_s() -> None:
+    model = nn.Sequential(nn.Linear(16, 16))
+    [row] = restructure(model, "low_rank", arguments={"rank": 2}, mode="add").rows
+    assert row.parameters == (16 * 17, sum(p.numel() for p in model.parameters()))
+    with FlopCounterMode(display=False) as counter:
+        model(torch.randn(3, 16))
+    assert row.flops == (2 * 256, 2 * 256 + 2 * 64)
+    assert counter.get_total_flops() == 3 * row.flops[1]
 
 
 @pytest.mark.parametrize("spec", ["btt", "low_rank", "low_rank_plus_block", "btt_moe"])

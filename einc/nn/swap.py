@@ -112,7 +112,7 @@ def restructure(
     chooser = _Chooser(
         spec, dict(arguments or {}), _patterns(include), _patterns(exclude)
     )
-    planned = list(_planned(model, chooser, tokens))
+    planned = list(_planned(model, chooser, tokens, mode))
     if not any(plan.report for plan in planned):
         raise UsageError(f"no layer to change: {_why_none(planned)}")
     rows = [plan.row for plan in planned]
@@ -122,17 +122,20 @@ def restructure(
                 last_factors(plan.report.structure)
     if dry_run:
         return Restructuring(tuple(rows), mode)
-    classes = [_class(plan.report) for plan in planned]
-    for i, (plan, built) in enumerate(zip(planned, classes, strict=True)):
-        if built is None:
+    made: list[tuple[nn.Module, nn.Module]] = []
+    for i, plan in enumerate(planned):
+        if plan.report is None:
             continue
         started = time.perf_counter()
-        error = _change(model, plan, built, init, mode, seconds)
+        new, error = _made(plan.dense, plan.report, init, mode, seconds)
+        made.append((plan.dense.module, new))
         rows[i] = replace(plan.row, error=error)
         if progress is not None:
             told = "" if error is None else f", error {error:.3g}"
             spent = time.perf_counter() - started
             progress(f"{plan.row.name}: {plan.row.structure}{told}, {spent:.1f} s")
+    for old, new in made:
+        _put(model, old, new)
     return Restructuring(tuple(rows), mode)
 
 
@@ -204,7 +207,9 @@ class _Plan:
     report: Profile | None
 
 
-def _planned(model: nn.Module, chooser: _Chooser, tokens: int) -> Iterator[_Plan]:
+def _planned(
+    model: nn.Module, chooser: _Chooser, tokens: int, mode: str
+) -> Iterator[_Plan]:
     heads, shared = _heads(model), _shared(model)
     known: dict[tuple[int, int, StructuredMap], Profile] = {}
     for name, module in model.named_modules():
@@ -213,11 +218,11 @@ def _planned(model: nn.Module, chooser: _Chooser, tokens: int) -> Iterator[_Plan
             continue
         asked = chooser.names(name, module)
         reason = _must_stay(model, name, module)
-        if asked and reason:
-            raise UsageError(f"`{name}` cannot be changed: {reason}")
         structure = chooser.structure(name, module)
         if isinstance(structure, str):
             reason = structure
+        elif asked and reason:
+            raise UsageError(f"`{name}` cannot be changed: {reason}")
         elif not reason and not asked:
             reason = heads.get(name, "") or shared.get(name, "")
         report = None
@@ -226,7 +231,7 @@ def _planned(model: nn.Module, chooser: _Chooser, tokens: int) -> Iterator[_Plan
             if key not in known:
                 known[key] = _analyzed(structure, dense, name, tokens)
             report = known[key]
-        yield _Plan(_row(name, dense, report, reason), dense, report)
+        yield _Plan(_row(name, dense, report, reason, mode), dense, report)
 
 
 def _analyzed(
@@ -243,7 +248,9 @@ def _analyzed(
         ) from None
 
 
-def _row(name: str, dense: Dense, report: Profile | None, reason: str) -> Row:
+def _row(
+    name: str, dense: Dense, report: Profile | None, reason: str, mode: str
+) -> Row:
     bias = dense.d_out if dense.bias is not None else 0
     before = dense.d_in * dense.d_out
     shape = (name, dense.kind, dense.d_in, dense.d_out)
@@ -255,6 +262,8 @@ def _row(name: str, dense: Dense, report: Profile | None, reason: str) -> Row:
     after = parameters.total + parameters.router + len(report.structure.normalized)
     flops = number(2 * (work.matrix + parameters.router))
     assert flops is not None
+    if mode == "add":
+        after, flops = before + after, 2 * before + flops
     return Row(
         *shape,
         signature(report.structure),
@@ -319,47 +328,38 @@ def _shared(model: nn.Module) -> dict[str, str]:
 # Changing them
 
 
-def _class(report: Profile | None) -> type[nn.Module] | None:
-    if report is None:
-        return None
+def _made(
+    dense: Dense, report: Profile, init: str, mode: str, seconds: float
+) -> tuple[nn.Module, float | None]:
+    """What stands for a dense layer, and the projection's error, if any."""
     assert report.figures is not None
     module = compiler.module(report)
     source = compiler.source(report.structure, [module])
-    return module_class(source, module.name, report.figures.binding)
-
-
-def _change(
-    model: nn.Module,
-    plan: _Plan,
-    built: type[nn.Module],
-    init: str,
-    mode: str,
-    seconds: float,
-) -> float | None:
-    """Puts the new layer wherever the old one is. The projection's error, if any."""
-    dense, error = plan.dense, None
-    weight = dense.module.weight
+    built = module_class(source, module.name, report.figures.binding)
+    old, error = dense.module, None
+    weight = old.weight
     options = {"device": weight.device, "dtype": weight.dtype}
-    old = dense.module
-    new: nn.Module
     if mode == "add":
-        new = Adapted(old, built(bias=False, **options))
-    else:
-        new = built(bias=dense.bias is not None, **options)
-        if init == "project":
-            error = project(new, dense.matrix(), seconds=seconds)
-            if dense.bias is not None:
-                with torch.no_grad():
-                    new.bias.copy_(dense.bias)  # type: ignore[operator]
-        new.requires_grad_(weight.requires_grad)
-    new.train(old.training)
+        added = Adapted(old, built(bias=False, **options))
+        return added.train(old.training), None
+    new: Any = built(bias=dense.bias is not None, **options)
+    if init == "project":
+        error = project(new, dense.matrix(), seconds=seconds)
+        if dense.bias is not None:
+            with torch.no_grad():
+                new.bias.copy_(dense.bias)
+    new.requires_grad_(weight.requires_grad)
+    return new.train(old.training), error
+
+
+def _put(model: nn.Module, old: nn.Module, new: nn.Module) -> None:
+    """Puts the new layer wherever the old one is."""
     for parent in list(model.modules()):
         for name, child in list(parent._modules.items()):
-            if child is old and parent is not new:
+            if child is old:
                 parent._modules[name] = new
     for parent in model.modules():
         _leave_fast_path(parent, new)
-    return error
 
 
 def _leave_fast_path(parent: Any, new: nn.Module) -> None:
@@ -367,9 +367,11 @@ def _leave_fast_path(parent: Any, new: nn.Module) -> None:
 
     What turns that off is what would with another activation, and without nesting.
     """
+    if not isinstance(parent, nn.TransformerEncoderLayer | nn.TransformerEncoder):
+        return
     if not any(module is new for module in parent.modules()):
         return
-    if isinstance(parent, nn.TransformerEncoderLayer):
-        parent.activation_relu_or_gelu = 0
     if isinstance(parent, nn.TransformerEncoder):
         parent.use_nested_tensor = False
+    else:
+        parent.activation_relu_or_gelu = 0
