@@ -97,6 +97,77 @@ Plot = Annotated[
     Path | None,
     typer.Option("--plot", metavar="FILE", help="draw the spectrum: .png, .svg, .pdf"),
 ]
+MapPlot = Annotated[
+    Path | None,
+    typer.Option(
+        "--plot",
+        metavar="FILE",
+        help="draw the map: .png, .svg, .pdf, or .html to turn",
+    ),
+]
+Factors = Annotated[
+    int, typer.Option("--factors", metavar="N", help="at most so many, up to 4")
+]
+Both = Annotated[
+    bool,
+    typer.Option("--both", help="also indices of both x and y; at most two factors"),
+]
+Grid = Annotated[
+    int | None,
+    typer.Option("--grid", metavar="N", help="exponents in multiples of 1/N"),
+]
+
+
+def _exponent(name: str, default: str) -> Any:
+    told = f"such as '>=1/2', '=0'; repeatable (default: '{default}')"
+    return typer.Option(f"--{name}", metavar="LIMIT", help=told)
+
+
+Omega = Annotated[list[str] | None, _exponent("omega", "=0")]
+Psi = Annotated[list[str] | None, _exponent("psi", "=1")]
+Nu = Annotated[list[str] | None, _exponent("nu", "<=1")]
+
+
+def _count(name: str, of: str) -> Any:
+    return typer.Option(f"--{name}", metavar="N", help=f"a number, or 0.25x of {of}")
+
+
+MaxFlops = Annotated[str | None, _count("max-flops", "the dense layer's")]
+MaxParams = Annotated[str | None, _count("max-params", "the dense layer's")]
+MaxIntermediate = Annotated[
+    str | None, _count("max-intermediate", "the wider side; values a token")
+]
+MinRank = Annotated[str | None, _count("min-rank", "the narrower side")]
+Objectives = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--objective",
+        metavar="FIGURE",
+        help="omega, psi, nu, flops, params, params-per-flop, rank, intermediate or"
+        " time; with :min or :max; repeatable, the first first",
+    ),
+]
+Pareto = Annotated[
+    bool, typer.Option("--pareto", help="the best trades between the objectives")
+]
+Top = Annotated[int, typer.Option("--top", metavar="N", min=1, help="at most so many")]
+Measure = Annotated[
+    bool, typer.Option("--measure", help="time the generated code of the first --top")
+]
+Seed = Annotated[
+    int, typer.Option("--seed", metavar="N", help="the order in which is searched")
+]
+Save = Annotated[
+    Path | None, typer.Option("--save", metavar="DIR", help="write .ein files there")
+]
+Resume = Annotated[
+    Path | None,
+    typer.Option("--resume", metavar="DIR", help="keep the search there, and go on"),
+]
+FrontPlot = Annotated[
+    Path | None,
+    typer.Option("--plot", metavar="FILE", help="draw the front: .png, .svg, .pdf"),
+]
 Files = Annotated[
     list[str], typer.Argument(metavar="FILE...", help="or folders, or - for stdin")
 ]

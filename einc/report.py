@@ -80,7 +80,7 @@ def _sizes(figures: Figures) -> str:
 def _costs(report: Profile, figures: Figures) -> Table:
     work, memory, parameters = figures.work, figures.memory, figures.parameters
     dense = figures.dense
-    table = _table()
+    table = plain_table()
     table.add_column("per token")
     for name in (report.name, "dense", "ratio"):
         table.add_column(name, justify="right", no_wrap=True)
@@ -181,7 +181,7 @@ def cut_text(term: Term, cut: Cut) -> str:
 
 def _spectra(report: Profile, found: Spectra) -> Table:
     """At initialization: gains of the RMS, stable rank, and some singular values."""
-    table = _table()
+    table = plain_table()
     table.add_column("at initialization")
     for name in (report.name, "dense"):
         table.add_column(name, justify="right", no_wrap=True)
@@ -261,7 +261,7 @@ def table(profiles: Sequence[Profile], equations: bool = True) -> Table:
     caption = f"figures at {', '.join(sorted(shapes))}"
     if not equations:
         caption += "; a wider terminal shows equations and families"
-    result = _table(caption)
+    result = plain_table(caption)
     for column in taxonomy.COLUMNS:
         if column in ("equation", "family"):
             if equations:
@@ -274,12 +274,12 @@ def table(profiles: Sequence[Profile], equations: bool = True) -> Table:
         name, equation, *cells = taxonomy.row(report)
         kind = [cells[4]] * equations
         written = [equation] * equations
-        shown = (name, *written, *cells[:4], *kind, *map(_grouped, cells[5:]))
+        shown = (name, *written, *cells[:4], *kind, *map(grouped, cells[5:]))
         result.add_row(*map(Text, shown))
     return result
 
 
-def _grouped(cell: str) -> str:
+def grouped(cell: str) -> str:
     """A count of the taxonomy, its digits in groups of three."""
     start, space, digits = cell.rpartition(" ")
     value = float(digits) if "." in digits else int(digits)
@@ -290,7 +290,7 @@ def _grouped(cell: str) -> str:
 
 def listing(structures: Iterable[Structure]) -> Table:
     """The library: signature, equation, description."""
-    result = _table()
+    result = plain_table()
     for column in ("structure", "equation", "what it is"):
         result.add_column(column)
     for structure in structures:
@@ -300,7 +300,7 @@ def listing(structures: Iterable[Structure]) -> Table:
     return result
 
 
-def _table(caption: str | None = None) -> Table:
+def plain_table(caption: str | None = None) -> Table:
     return Table(
         box=SIMPLE_HEAD,
         show_edge=False,
@@ -312,7 +312,7 @@ def _table(caption: str | None = None) -> Table:
 
 def restructuring(rows: Sequence[Any]) -> Table:
     """The rows of a `Restructuring`, and their sums."""
-    result = _table()
+    result = plain_table()
     for column in ("layer", "shape", "becomes"):
         result.add_column(column, no_wrap=True)
     for column in ("parameters", "before", "FLOPs a token", "before"):
@@ -342,7 +342,7 @@ def coordinates(
 ) -> Table:
     """Root mean squares by module and width, of outputs and of what moved them."""
     widths = sorted({w for m in activations.values() for v in m.values() for w in v})
-    result = _table()
+    result = plain_table()
     result.add_column("module", no_wrap=True)
     for what in ("output", "update"):
         for width in widths:

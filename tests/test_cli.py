@@ -27,7 +27,12 @@ OPTIONS = {
     "codegen": "SPEC -e/--expr --in --out --shape -D --route -W --tokens --order"
     " --class-name --emit -o/--output --force",
     "taxonomy": "[SPEC]... -e/--expr --in --out -D -W --tokens --order"
-    " --csv --markdown --json --no-color",
+    " --csv --markdown --plot --force --json --no-color",
+    "search": "--in --out --factors --both --grid --omega --psi --nu --max-flops"
+    " --max-params --max-intermediate --min-rank --objective --pareto --top --measure"
+    " --tokens --seed --save --resume --plot --force --json --no-color",
+    "draw": "SPEC -e/--expr --in --out -D --route -W --tokens --order"
+    " -o/--output --force",
     "check": "[SPEC]... -e/--expr --in --out -D -W --json",
     "fmt": "FILE... --check",
     "explain": "[CODE]",

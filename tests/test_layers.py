@@ -34,13 +34,31 @@ codegen.experts codegen.routed
 codegen.lower codegen.emit
 specs
 compiler
-taxonomy nn.compile plots
+taxonomy nn.compile plots drawing.layered drawing.picture
+drawing.columns
 nn.spectrum nn.dense nn.fitting
 nn.adapter nn.projection
 api report
 nn.training
 nn.swap
+maps.places drawing.labels
+maps.figure maps.page
+maps.file
+drawing.network drawing.tree
+drawing.figure
 options output
+search.linear search.hypergraphs search.wishes
+search.forms
+search.pool
+search.grid search.extremes search.candidates search.refine
+search.walk search.found
+search.state
+search.run
+search.request search.written search.shown search.picture
+nn.timing
+commands.certify commands.codegen commands.check commands.explain commands.fmt
+commands.library commands.draw commands.search
+commands.analyze commands.taxonomy
 cli
 __main__
 """
@@ -51,7 +69,7 @@ LAYER = {
     for number, line in enumerate(LAYERS.split("\n"))
     for name in line.split()
 }
-PACKAGES = ("", "nn", "analysis", "codegen")
+PACKAGES = ("", "nn", "analysis", "codegen", "commands", "search", "drawing", "maps")
 """They say what they are for, and the first two what they offer; nothing imports from
 them but einc's version."""
 

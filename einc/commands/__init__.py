@@ -1,0 +1,1 @@
+"""The commands: options, one call of the compiler, a report, an exit status."""
