@@ -248,6 +248,17 @@ def test_a_stopped_search_has_something_and_goes_on(tmp_path: Path, pareto: bool
     assert "searching" not in again
 
 
+def test_a_search_that_is_stopped_late_has_what_it_looked_at():
+    wanted = asked("params", "flops", d=256, factors=3, flops="0.3x")
+
+    def stop(what: str, done: int, of: int) -> None:
+        if what == "looking closer" and done == 40:
+            raise KeyboardInterrupt
+
+    stopped = search(wanted, progress=stop)
+    assert not stopped.finished and 20 <= len(stopped.looked) <= 90 and stopped.found
+
+
 def test_another_search_is_not_resumed(tmp_path: Path):
     search(asked(d=64), state=State(tmp_path))
     with pytest.raises(UsageError, match="other options"):
@@ -283,7 +294,9 @@ def test_measured_times_are_kept(tmp_path: Path):
         ("--in 0", "features must be from 1"),
         ("--factors 5", "--factors is from 1 to 4"),
         ("--factors 3 --both", "--both is for at most 2 factors"),
-        ("--grid 99", "--grid is from 1 to 24"),
+        ("--grid 7", "--grid is from 1 to 6 for 3 factors"),
+        ("--factors 2 --grid 25", "--grid is from 1 to 24 for 2 factors"),
+        ("--grid 0", "--grid is from 1"),
         ("--psi =one", "--psi is a number such as"),
         ("--psi =1/0", "--psi is a number such as"),
         ("--max-flops 0.5x", "a limit on flops needs features"),

@@ -19,7 +19,9 @@ from einc.errors import UsageError
 from einc.nn.compile import module_class
 
 ROUNDS = 7
-WARM_UPS = 2
+FEWER = 1
+"""Rounds for what the first one shows to be slower than `SLOW`: it is no candidate."""
+SLOW = 2.0
 
 
 def against_dense(profile: Profile, tokens: int) -> float:
@@ -39,12 +41,10 @@ def against_dense(profile: Profile, tokens: int) -> float:
 
 def ratio(first: Callable[[], object], second: Callable[[], object]) -> float:
     """The median, over `ROUNDS`, of the first's time over the second's."""
-    ratios = []
-    for i in range(WARM_UPS + ROUNDS):
-        times = [_seconds(first), _seconds(second)]
-        if i >= WARM_UPS:
-            ratios.append(times[0] / times[1])
-    return median(ratios)
+    _seconds(second)
+    warm_up = _seconds(first) / _seconds(second)
+    rounds = ROUNDS if warm_up <= SLOW else FEWER
+    return median(_seconds(first) / _seconds(second) for _ in range(rounds))
 
 
 def _seconds(call: Callable[[], object]) -> float:

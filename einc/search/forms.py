@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from einc.network import bits
 from einc.search.hypergraphs import Space
 
-Rows = NDArray[np.int8]
+Rows = NDArray[np.signedinteger[Any]]
 """Numerators of thetas: a row a structure, a column an index of the space; an index
 that a structure does not have is 0."""
 

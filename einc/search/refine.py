@@ -24,7 +24,7 @@ Scored = Callable[[Rows, int], tuple[Rows, Scores]]
 
 def refined(scored: Scored, row: Rows, parts: int, space: Space) -> tuple[Rows, int]:
     """The best row near `row`, and its parts. It has the same indices."""
-    best = row[None]
+    best = row[None].astype(np.int16)  # a theta may grow past what int8 holds
     for _ in range(HALVINGS):
         best, parts = best * 2, parts * 2
         for _ in range(MOST_MOVES):

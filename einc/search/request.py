@@ -6,8 +6,10 @@ In: texts such as `=1`, `0.25x`, `params:min`. Raises `UsageError` for what is n
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from fractions import Fraction
 
-from einc import compiler, library
+from einc import compiler
+from einc.compiler import Arguments
 from einc.errors import UsageError
 from einc.search import wishes
 from einc.search.found import Judged
@@ -26,8 +28,16 @@ COUNTS: Mapping[Figure, Relation] = {
     "intermediate": "<=",
     "rank": ">=",
 }
-COMPARED = ("dense", "low_rank", "monarch", "btt")
-MAX_PARTS = 24
+COMPARED: Mapping[str, Arguments] = {
+    "dense": {},
+    "low_rank": {},
+    "monarch": {},
+    "btt": {"rank": Fraction(4)},
+}
+"""What of the library is shown beside what is found, with its arguments."""
+MOST_PARTS = {1: 24, 2: 24, 3: 6, 4: 6}
+"""The finest grid for each number of factors: the thetas of one set of indices are
+listed at once, in some ten megabytes."""
 
 
 def settings(
@@ -54,8 +64,10 @@ def settings(
         raise UsageError(f"--factors is from 1 to {MAX_FACTORS}, not {factors}")
     if both and factors > BOTH_FACTORS:
         raise UsageError(f"--both is for at most {BOTH_FACTORS} factors: --factors 2")
-    if parts is not None and not 1 <= parts <= MAX_PARTS:
-        raise UsageError(f"--grid is from 1 to {MAX_PARTS}, not {parts}")
+    if parts is not None and not 1 <= parts <= MOST_PARTS[factors]:
+        raise UsageError(
+            f"--grid is from 1 to {MOST_PARTS[factors]} for {factors} factors, not {parts}"
+        )
     limits = [
         wishes.limit(exponent, text)
         for exponent in wishes.EXPONENTS
@@ -96,8 +108,9 @@ def _count(
 
 def compared(settings: Settings, measure: Measure | None) -> Iterator[Judged]:
     """Structures of the library at the same features."""
-    for name in COMPARED:
+    for name, arguments in COMPARED.items():
+        structure = compiler.load(name, arguments)
         profile = compiler.analyze(
-            library.structure(name), settings.d_in, settings.d_out, settings.tokens
+            structure, settings.d_in, settings.d_out, settings.tokens
         )
         yield Judged(profile, None if measure is None else measure(profile))

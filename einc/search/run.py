@@ -98,10 +98,10 @@ def search(
     except KeyboardInterrupt:
         result.finished = False
     try:
-        candidates = [c for walk in walks for c in walk.candidates()]
-        candidates += [e.candidate for e in result.least if e.candidate is not None]
-        for one in _judged(settings, list(dict.fromkeys(candidates)), progress):
-            found.append(one)
+        for candidate in _candidates(result.least, walks, progress):
+            one = _judged(settings, candidate)
+            if one is not None:
+                found.append(one)
         if measure is not None:
             found = _promising(settings, found, top)
             for i, one in enumerate(found):
@@ -170,20 +170,30 @@ def _walk(
         state.save(settings, walks)
 
 
-def _judged(
-    settings: Settings, candidates: Sequence[Candidate], progress: Progress
-) -> Iterator[Found]:
-    """Those that keep the limits with the sizes that they really get."""
-    for i, candidate in enumerate(candidates):
-        progress("looking closer", i, len(candidates))
-        try:
-            found = Found(
-                profile=_analyzed(settings, candidate, NAME), candidate=candidate
-            )
-        except SpecError:
-            continue  # more elements than a factor may have
-        if _is_itself(found.profile) and keeps(settings.limits, found.figures):
-            yield found
+def _candidates(
+    least: Sequence[Least], walks: Sequence[Walk], progress: Progress
+) -> Iterator[Candidate]:
+    """Each once: what is best of all hypergraphs, and what the walks found."""
+    seen = {one.candidate for one in least if one.candidate is not None}
+    yield from sorted(seen)
+    rows = [(walk, row) for walk in walks for row in walk.pool.best()]
+    for i, (walk, row) in enumerate(rows):
+        progress("looking closer", i, len(rows))
+        for candidate in walk.candidates(row):
+            if candidate not in seen:
+                seen.add(candidate)
+                yield candidate
+
+
+def _judged(settings: Settings, candidate: Candidate) -> Found | None:
+    """With the sizes that it really gets, if it keeps the limits with them."""
+    try:
+        profile = _analyzed(settings, candidate, NAME)
+    except SpecError:
+        return None  # more elements than a factor may have
+    found = Found(profile=profile, candidate=candidate)
+    kept = _is_itself(profile) and keeps(settings.limits, found.figures)
+    return found if kept else None
 
 
 def _is_itself(profile: Profile) -> bool:

@@ -1,7 +1,7 @@
 """A walk over a space: the rows of all its structures that are worth a closer look.
 
-In: `Settings` and a `Space`. Out: a `Walk`, which takes a `Beginning` at a time and then
-has `Candidate`s, the best first.
+In: `Settings` and a `Space`. Out: a `Walk`, which takes a `Beginning` at a time and has
+the best rows so far, and `Candidate`s for them.
 """
 
 from __future__ import annotations
@@ -166,14 +166,11 @@ class Walk:
         scores = [o.score(1) * values[o.figure] for o in wanted]
         return rows, np.stack(scores, 1).astype(np.float64)
 
-    def candidates(self) -> Iterator[Candidate]:
-        """Of the rows worth a look, each as it is and refined."""
-        for row in self.pool.best():
-            yield self._candidate(row, self.parts)
-            if self.settings.features is not None:
-                yield self._candidate(
-                    *refined(self.scored, row, self.parts, self.space)
-                )
+    def candidates(self, row: Rows) -> Iterator[Candidate]:
+        """What a row that is worth a look stands for: as it is, and refined."""
+        yield self._candidate(row, self.parts)
+        if self.settings.features is not None:
+            yield self._candidate(*refined(self.scored, row, self.parts, self.space))
 
     def _candidate(self, row: Rows, parts: int) -> Candidate:
         return Candidate.of(self.forms, [Fraction(int(n), parts) for n in row])
