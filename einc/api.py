@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from einc import compiler, specs
 from einc.analysis.profile import Profile
 from einc.analysis.why import Reasons
+from einc.codegen.lower import Dtype
 from einc.errors import UsageError
 from einc.order import Order
 from einc.source import Source
@@ -91,10 +92,14 @@ class StructuredMap:
         tokens: int = compiler.DEFAULT_TOKENS,
         order: Order = "best",
         class_name: str = "",
+        dtype: Dtype = "float32",
     ) -> str:
-        """A standalone Python file with one nn.Module for d_in x d_out features."""
+        """A standalone Python file with one nn.Module for d_in x d_out features.
+
+        Its layouts are chosen for calls of `tokens` tokens in `dtype`; it takes any.
+        """
         report = compiler.analyze(self.structure, d_in, d_out, tokens, order)
-        module = compiler.module(report, class_name)
+        module = compiler.module(report, class_name, dtype)
         return compiler.source(self.structure, [module])
 
     def module_class(
@@ -104,12 +109,13 @@ class StructuredMap:
         tokens: int = compiler.DEFAULT_TOKENS,
         order: Order = "best",
         class_name: str = "",
+        dtype: Dtype = "float32",
     ) -> type[nn.Module]:
         """The class of `source`, compiled in this process; equal calls, one class."""
         from einc.nn.compile import module_class
 
         report = compiler.analyze(self.structure, d_in, d_out, tokens, order)
-        module = compiler.module(report, class_name)
+        module = compiler.module(report, class_name, dtype)
         source = compiler.source(self.structure, [module])
         assert report.figures is not None
         return module_class(source, module.name, report.figures.binding)

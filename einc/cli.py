@@ -10,6 +10,7 @@ import typer
 from einc import __version__, specs
 from einc.commands import (
     analyze,
+    bench,
     check,
     codegen,
     draw,
@@ -36,6 +37,7 @@ for name, command, summary in (
     ("taxonomy", taxonomy.taxonomy, "a table over structures, or a map"),
     ("search", search.search, "structures under limits, best first"),
     ("draw", draw.draw, "the tensor network and its contraction tree"),
+    ("bench", bench.bench, "times beside nn.Linear"),
     ("check", check.check, "diagnostics only"),
     ("fmt", fmt.fmt, "one layout for .ein files"),
     ("explain", explain.explain, "what a diagnostic means"),

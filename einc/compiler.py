@@ -17,7 +17,7 @@ from einc.analysis.profile import Profile, profile
 from einc.analysis.why import Reasons, reasons
 from einc.codegen import names
 from einc.codegen.emit import emit
-from einc.codegen.lower import lower
+from einc.codegen.lower import Dtype, lower
 from einc.codegen.nodes import Module
 from einc.errors import UsageError
 from einc.order import ORDERS, Order
@@ -108,13 +108,16 @@ def why(report: Profile) -> Reasons | None:
     return reasons(report.structure, given=report.plan.kind == "given")
 
 
-def module(report: Profile, class_name: str = "") -> Module:
-    """The generated module of what was analysed at one shape, as data."""
+def module(report: Profile, class_name: str = "", dtype: Dtype = "float32") -> Module:
+    """The generated module of what was analysed at one shape, as data.
+
+    Its layouts are chosen for `dtype`; it computes in any.
+    """
     if report.figures is None:
         raise UsageError(f"structure `{report.name}` needs features to generate code")
     binding = report.figures.binding
     name = class_name or names.class_name(report.name, binding.d_in, binding.d_out)
-    return lower(report, names.check_class_name(name))
+    return lower(report, names.check_class_name(name), dtype)
 
 
 def source(structure: Structure, modules: Sequence[Module]) -> str:

@@ -188,6 +188,16 @@ class Stage(StrEnum):
     source = "source"
 
 
+class Dtype(StrEnum):
+    """What is computed in."""
+
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+
+
+PlannedDtype = Annotated[
+    Dtype, typer.Option("--dtype", help="what the layouts are chosen for")
+]
 ClassName = Annotated[
     str, typer.Option("--class-name", metavar="NAME", help="the class's name")
 ]

@@ -25,7 +25,7 @@ OPTIONS = {
     "analyze": "SPEC -e/--expr --in --out -D --route -W --tokens --order"
     " --why --spectrum --plot --force --json --no-color",
     "codegen": "SPEC -e/--expr --in --out --shape -D --route -W --tokens --order"
-    " --class-name --emit -o/--output --force",
+    " --dtype --class-name --emit -o/--output --force",
     "taxonomy": "[SPEC]... -e/--expr --in --out -D -W --tokens --order"
     " --csv --markdown --plot --force --json --no-color",
     "search": "--in --out --factors --both --grid --omega --psi --nu --max-flops"
@@ -33,6 +33,8 @@ OPTIONS = {
     " --tokens --seed --save --resume --plot --force --json --no-color",
     "draw": "SPEC -e/--expr --in --out -D --route -W --tokens --order"
     " -o/--output --force",
+    "bench": "SPEC -e/--expr --in --out -D --route -W --tokens --dtype --device --pass"
+    " --compile --plot --force --json --no-color",
     "check": "[SPEC]... -e/--expr --in --out -D -W --json",
     "fmt": "FILE... --check",
     "explain": "[CODE]",

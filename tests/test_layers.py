@@ -56,9 +56,12 @@ search.state
 search.run
 search.request search.written search.shown search.picture
 nn.timing
+nn.machine nn.contestants
+nn.bench
+bench_report
 commands.certify commands.codegen commands.check commands.explain commands.fmt
 commands.library commands.draw commands.search
-commands.analyze commands.taxonomy
+commands.analyze commands.bench commands.taxonomy
 cli
 __main__
 """

@@ -270,7 +270,7 @@ def test_another_search_is_not_resumed(tmp_path: Path):
 
 
 def test_measured_times_are_kept(tmp_path: Path):
-    wanted = asked("time", "params", d=64)
+    wanted = asked("time", "params", d=256)
     calls: list[str] = []
 
     def measure(profile: object) -> float:

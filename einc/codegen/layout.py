@@ -12,6 +12,7 @@ import math
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import pairwise, takewhile
 from typing import Literal
 
 from einc.codegen.nodes import Permute, Reshape, Value
@@ -34,14 +35,35 @@ Groups = tuple[tuple[Dim, ...], ...]
 
 @dataclass(frozen=True)
 class Tensor:
-    """A value and its layout."""
+    """A value, its layout, and its dimensions as they lie in memory, slowest first.
+
+    Without `memory` they lie as in `groups`.
+    """
 
     value: Value
     groups: Groups
+    memory: tuple[Dim, ...] | None = None
 
     @property
     def dims(self) -> tuple[Dim, ...]:
         return tuple(dim for group in self.groups for dim in group)
+
+    @property
+    def lies(self) -> tuple[Dim, ...]:
+        return self.dims if self.memory is None else self.memory
+
+
+@dataclass(frozen=True)
+class Copy:
+    """A tensor that is written anew: its layout, and how many of the fastest dimensions
+    keep their place, so that they are copied in one run.
+
+    `inside` of a matrix product, which takes no tensor in the layout that it had.
+    """
+
+    groups: Groups
+    kept: int
+    inside: bool
 
 
 @dataclass(frozen=True)
@@ -55,10 +77,11 @@ class Operands:
 
 
 class Layouts:
-    """Views of tensors at the sizes of a binding."""
+    """Views of tensors at the sizes of a binding, and the `copies` that they took."""
 
     def __init__(self, binding: Binding) -> None:
         self.binding = binding
+        self.copies: list[Copy] = []
 
     def big(self, axes: Iterable[Axis]) -> tuple[Axis, ...]:
         """The axes of size above 1: the others are nothing to a layout."""
@@ -84,13 +107,27 @@ class Layouts:
         ordered = sorted(pieces, key=lambda piece: wanted.index(piece[0]))
         flat = self.reshape(tensor, pieces)
         order = tuple(pieces.index(piece) for piece in ordered)
-        return Tensor(Permute(flat.value, order), tuple(ordered))
+        return Tensor(Permute(flat.value, order), tuple(ordered), tensor.lies)
 
     def reshape(self, tensor: Tensor, groups: Groups) -> Tensor:
+        """A view where the dimensions of each group lie together, else a copy."""
         if groups == tensor.groups:
             return tensor
         shape = tuple(self.extent(group) for group in groups)
-        return Tensor(Reshape(tensor.value, shape), groups)
+        memory = tensor.lies
+        if not _lie_together(memory, groups):
+            memory = self.copied(memory, groups)
+        return Tensor(Reshape(tensor.value, shape), groups, memory)
+
+    def copied(
+        self, before: tuple[Dim, ...], groups: Groups, inside: bool = False
+    ) -> tuple[Dim, ...]:
+        """Notes that a tensor is written anew, and returns how it then lies."""
+        after = tuple(dim for group in groups for dim in group)
+        pairs = zip(reversed(before), reversed(after), strict=True)
+        kept = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
+        self.copies.append(Copy(groups, kept, inside))
+        return after
 
     def elementwise(self, left: Tensor, right: Tensor) -> Operands:
         """As `*`, each broadcast over what the other alone has."""
@@ -101,6 +138,15 @@ class Layouts:
             self.regroup(right, broadcast(dims, right.dims)),
             tuple((d,) for d in dims),
         )
+
+
+def _lie_together(memory: tuple[Dim, ...], groups: Groups) -> bool:
+    place = {dim: i for i, dim in enumerate(memory)}
+    return all(
+        place[after] == place[before] + 1
+        for group in groups
+        for before, after in pairwise(group)
+    )
 
 
 def broadcast(dims: tuple[Dim, ...], own: tuple[Dim, ...]) -> Groups:

@@ -10,6 +10,7 @@ from einc.codegen.nodes import (
     Accumulate,
     Assign,
     Attribute,
+    Contiguous,
     Cut,
     ExpertsCall,
     ExpertWeight,
@@ -146,6 +147,8 @@ def _parts(value: Value) -> tuple[str, list[str], str]:
             return f"{expression(value.value)}.reshape(", _ints(value.shape), ")"
         case Permute():
             return f"{expression(value.value)}.permute(", _ints(value.order), ")"
+        case Contiguous():
+            return f"{expression(value.value)}.contiguous(", [], ")"
         case Sum():
             return f"{expression(value.value)}.sum(", [_tuple(value.dims)], ")"
         case Pad():

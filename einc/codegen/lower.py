@@ -5,13 +5,17 @@ an index becomes one matrix product, batched over the indices that both operands
 keep; one that sums nothing becomes `*`. Indices of size 1 are left out, and what a
 tensor has in no other is summed first. Names and shapes of the parameters follow
 from the structure and the sizes alone; a product that wants another layout views
-or permutes them here. What experts compute is one call here, and lowered in `experts`.
+or permutes them here: of all orientations of the products that with the cheapest copies is
+taken. What experts compute is one call here, and lowered in `experts`.
 """
 
 from __future__ import annotations
 
+import math
 from collections import Counter
-from itertools import groupby
+from collections.abc import Iterator, Sequence
+from itertools import combinations, groupby
+from typing import Literal
 
 from einc.analysis.counts import step_macs
 from einc.analysis.profile import Profile, number
@@ -19,6 +23,8 @@ from einc.analysis.scaling import Scale, scales
 from einc.codegen.experts import ExpertsLowering
 from einc.codegen.layout import (
     TOKENS,
+    Copy,
+    Dim,
     Groups,
     Layouts,
     Operands,
@@ -29,6 +35,7 @@ from einc.codegen.layout import (
 from einc.codegen.nodes import (
     Assign,
     Attribute,
+    Contiguous,
     Cut,
     Experts,
     ExpertsCall,
@@ -47,22 +54,37 @@ from einc.errors import InternalError
 from einc.plan import Contraction, Key, Leaf, Node, Plan, TermPlan
 from einc.sizes import Binding
 
+Dtype = Literal["float32", "bfloat16"]
+RUN = 16
+"""Values that lie together and are copied as one."""
+SHORT_RUNS = 8.0
+"""Times as long takes a copy of shorter runs: they go at 1 to 4 GB/s where long ones go
+at 26 to 37, on the CPU that this was measured on."""
 
-def lower(profile: Profile, class_name: str) -> Module:
-    """The module that computes a structure in the order of `profile.plan`."""
+
+def lower(profile: Profile, class_name: str, dtype: Dtype = "float32") -> Module:
+    """The module that computes a structure in the order of `profile.plan`.
+
+    `dtype` is what the layouts are chosen for; the module takes any.
+    """
     if profile.figures is None:
         raise InternalError("code of what was analysed without features")
     binding, structure = profile.figures.binding, profile.structure
     sizes = scales(binding)
-    lowering = _Lowering(binding, profile.plan, sizes)
-    lowering.run()
+    lowering = min(
+        (
+            _Lowering(binding, profile.plan, sizes, dtype, turned)
+            for turned in _orientations(profile.plan)
+        ),
+        key=lambda lowering: lowering.cost,
+    )
     arguments = ", ".join(f"{k} = {v}" for k, v in structure.arguments.items())
     return Module(
         name=class_name,
         title=f"{structure.name}({arguments})" if arguments else structure.name,
         d_in=binding.d_in,
         d_out=binding.d_out,
-        figures=_figures(profile),
+        figures=(*_figures(profile), *_copies(profile, lowering.layouts.copies)),
         parameters=tuple(
             Parameter(
                 f.name,
@@ -87,10 +109,45 @@ def _router(binding: Binding) -> Router | None:
     return Router(binding.sizes[routed], binding.top)
 
 
-class _Lowering:
-    """The statements of `contract`, written term by term into `body`."""
+MOST_TURNED = 6
+"""Products of which both orientations are tried, all together."""
 
-    def __init__(self, binding: Binding, plan: Plan, sizes: dict[str, Scale]) -> None:
+
+def _orientations(plan: Plan) -> Iterator[frozenset[Key]]:
+    """Which products are computed as weight x tokens: sets of them, small ones first."""
+    products = [
+        step.key
+        for term, step in plan.steps
+        if step.holds_x and step not in term.expert_steps
+    ]
+    tried = list(dict.fromkeys(products))[:MOST_TURNED]
+    for size in range(len(tried) + 1):
+        yield from map(frozenset, combinations(tried, size))
+
+
+class _Lowering:
+    """The statements of `contract`, written term by term into `body`.
+
+    A product of x and a weight is computed as tokens x weight, or, where it is
+    `turned`, as weight x tokens: then the tokens are the fastest dimension of the
+    result, and what the next product wants may be a view of it.
+    """
+
+    def __init__(
+        self,
+        binding: Binding,
+        plan: Plan,
+        sizes: dict[str, Scale],
+        dtype: Dtype,
+        turned: frozenset[Key],
+    ) -> None:
+        self.dtype = dtype
+        self.turned = turned
+        self.next = {
+            operand.key: step
+            for _, step in plan.steps
+            for operand in (step.left, step.right)
+        }
         self.binding = binding
         self.layouts = Layouts(binding)
         self.plan = plan
@@ -101,8 +158,23 @@ class _Lowering:
         self.known: dict[Key, Tensor] = {}
         self.inputs = {binding.d_in: Local("x")}
         self.reads = _reads(plan)
+        self._run()
 
-    def run(self) -> None:
+    @property
+    def cost(self) -> float:
+        """What the copies of a call cost, in values that are copied in long runs."""
+        return sum(self._cost_of(copy) for copy in self.layouts.copies)
+
+    def _cost_of(self, copy: Copy) -> float:
+        sizes = [
+            self.tokens if dim is TOKENS else self.binding.size(dim)
+            for group in copy.groups
+            for dim in group
+        ]
+        run = math.prod(sizes[len(sizes) - copy.kept :])
+        return math.prod(sizes) * (1.0 if run >= RUN else SHORT_RUNS)
+
+    def _run(self) -> None:
         """Writes `self.body`, which ends in an assignment to y."""
         for name in self.binding.structure.normalized:
             normal = Normalized(name, self.scales[name].std)
@@ -124,7 +196,11 @@ class _Lowering:
         """The value of one term: (n, out_features)."""
         result = self._node(term, term.root, padded[0])
         output = self.layouts.big(term.network.term.output)
-        y = self.layouts.regroup(result, ((TOKENS,), output)).value
+        found = self.layouts.regroup(result, ((TOKENS,), output))
+        y: Value = found.value
+        if found.lies != found.dims:
+            self.layouts.copied(found.lies, found.groups)
+            y = Contiguous(y)
         if padded[1] != self.binding.d_out:
             y = Cut(y, self.binding.d_out)
         root = _root(y)
@@ -219,13 +295,40 @@ class _Lowering:
             # The last weight is permuted rather than the output.
             columns = tuple(d for d in term.network.term.output if d in columns)
         prefix = (batch,) if batch else ()
-        operands = Operands(
-            "bmm" if batch else "matmul",
-            self.layouts.regroup(left, (*prefix, rows, summed)),
-            self.layouts.regroup(right, (*prefix, summed, columns)),
-            (*prefix, rows, columns),
-        )
-        return self._product(term, node, operands)
+        kind: Literal["matmul", "bmm"] = "bmm" if batch else "matmul"
+        if node.key in self.turned:
+            # First what the next product sums: together with what it sums of these.
+            columns = self._sums_first(node, columns)
+            first = self._operand(right, (*prefix, columns, summed))
+            second = self._operand(left, (*prefix, summed, rows))
+            groups: Groups = (*prefix, columns, rows)
+        else:
+            first = self._operand(left, (*prefix, rows, summed))
+            second = self._operand(right, (*prefix, summed, columns))
+            groups = (*prefix, rows, columns)
+        return self._product(term, node, Operands(kind, first, second, groups))
+
+    def _sums_first(
+        self, node: Contraction, columns: tuple[Dim, ...]
+    ) -> tuple[Dim, ...]:
+        after = self.next.get(node.key)
+        if after is None:
+            return columns
+        return tuple(sorted(columns, key=lambda axis: axis in after.kept))
+
+    def _operand(self, tensor: Tensor, groups: Groups) -> Tensor:
+        """As an operand of a matrix product, which copies what it cannot read.
+
+        It reads matrices of which one dimension is contiguous; in bfloat16 on a CPU those
+        fast of which the last one is.
+        """
+        found = self.layouts.regroup(tensor, groups)
+        fastest = found.lies[-1:]
+        ends = [group[-1:] for group in groups[-2:]]
+        read = ends if self.dtype == "float32" else ends[-1:]
+        if fastest not in read:
+            self.layouts.copied(found.lies, found.groups, inside=True)
+        return found
 
     def _experts(self, term: TermPlan, padded_in: int) -> Tensor:
         """All of `term.expert_steps`, as one call."""
@@ -319,6 +422,16 @@ def _root(value: Value) -> Local | Attribute:
             raise InternalError("a product without a name")
         value = value.value
     return value
+
+
+def _copies(profile: Profile, copies: Sequence[Copy]) -> list[str]:
+    """The header's line on what is written anew; of experts that is another matter."""
+    if profile.structure.route is not None:
+        return []
+    listed = "; ".join(
+        layout_text(copy.groups) + " inside a product" * copy.inside for copy in copies
+    )
+    return [f"copies beside the products: {listed or 'none'}"]
 
 
 def _figures(profile: Profile) -> tuple[str, ...]:

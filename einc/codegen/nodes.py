@@ -61,6 +61,13 @@ class Permute:
 
 
 @dataclass(frozen=True)
+class Contiguous:
+    """The same, its last dimension the fastest in memory."""
+
+    value: Value
+
+
+@dataclass(frozen=True)
 class Sum:
     value: Value
     dims: tuple[int, ...]
@@ -136,7 +143,7 @@ class ExpertsCall:
     weights: tuple[Local | Attribute, ...]
 
 
-View = Reshape | Permute | Sum | Pad | Cut
+View = Reshape | Permute | Contiguous | Sum | Pad | Cut
 """What has one tensor, `value`, and multiplies nothing."""
 
 Value = (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from einc import compiler, options
+from einc.codegen.lower import Dtype as DtypeName
 from einc.errors import Diagnostic
 from einc.options import Stage
 from einc.order import Order as OrderName
@@ -21,6 +22,7 @@ def codegen(
     warnings: options.Warn = None,
     tokens: options.Tokens = compiler.DEFAULT_TOKENS,
     order: options.Order = options.BEST,
+    dtype: options.PlannedDtype = options.Dtype.float32,
     class_name: options.ClassName = "",
     stage: options.Emit = Stage.source,
     output: options.Output = None,
@@ -34,7 +36,7 @@ def codegen(
         wanted = options.shapes(d_in, d_out, shape)
         chosen = options.structure(spec, expr, define, route)
         text, found = _emit(
-            chosen, wanted, stage, tokens, options.kind(order), class_name
+            chosen, wanted, stage, tokens, options.kind(order), dtype.value, class_name
         )
         kept = options.judged(found, warnings)
         if output is None:
@@ -50,6 +52,7 @@ def _emit(
     stage: Stage,
     tokens: int,
     order: OrderName,
+    dtype: DtypeName,
     class_name: str,
 ) -> tuple[str, list[Diagnostic]]:
     """The text of a stage, and the warnings on the way to it."""
@@ -69,7 +72,7 @@ def _emit(
         name = class_name
         if class_name and len(shapes) > 1:
             name = f"{class_name}{d_in}x{d_out}"
-        modules.append(compiler.module(profile, name))
+        modules.append(compiler.module(profile, name, dtype))
     if stage is Stage.module:
         return "\n".join(report.tree(m) + "\n" for m in modules), warnings
     return compiler.source(structure, modules), warnings

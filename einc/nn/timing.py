@@ -1,13 +1,15 @@
-"""The time of generated code beside that of nn.Linear.
+"""The time of calls that take turns: what else the machine does slows all of them.
 
-In: a `Profile` at one shape. Out: the median ratio of forward times, of calls that take
-turns: what else the machine does slows both.
+In: a `Profile` at one shape, or calls by name. Out: the median ratio of forward times,
+generated code over nn.Linear; or seconds a call by name and round.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from statistics import median
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from math import ceil
+from statistics import median, quantiles
 from time import perf_counter
 
 import torch
@@ -18,10 +20,22 @@ from einc.analysis.profile import Profile
 from einc.errors import UsageError
 from einc.nn.compile import module_class
 
+Call = Callable[[], object]
+Clock = Callable[[], float]
+"""Seconds since some moment."""
+
 ROUNDS = 7
 FEWER = 1
 """Rounds for what the first one shows to be slower than `SLOW`: it is no candidate."""
 SLOW = 2.0
+
+SHORT = 2e-3
+"""Seconds until which a call is repeated within a round."""
+LONG = 1.0
+"""Seconds of a call from which on `FEW` rounds do."""
+FEW, MOST = 3, 25
+ENOUGH = 0.5
+"""Seconds for which there are more than `ROUNDS` rounds, up to `MOST`."""
 
 
 def against_dense(profile: Profile, tokens: int) -> float:
@@ -39,15 +53,73 @@ def against_dense(profile: Profile, tokens: int) -> float:
         return ratio(lambda: structured(x), lambda: dense(x))
 
 
-def ratio(first: Callable[[], object], second: Callable[[], object]) -> float:
+def ratio(first: Call, second: Call) -> float:
     """The median, over `ROUNDS`, of the first's time over the second's."""
-    _seconds(second)
-    warm_up = _seconds(first) / _seconds(second)
+    seconds(second)
+    warm_up = seconds(first) / seconds(second)
     rounds = ROUNDS if warm_up <= SLOW else FEWER
-    return median(_seconds(first) / _seconds(second) for _ in range(rounds))
+    return median(seconds(first) / seconds(second) for _ in range(rounds))
 
 
-def _seconds(call: Callable[[], object]) -> float:
-    start = perf_counter()
-    call()
-    return perf_counter() - start
+@dataclass(frozen=True)
+class Spread:
+    """The median of some numbers, and the quartiles: half of them are between."""
+
+    median: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Spread:
+        low, middle, high = quantiles(values, n=4, method="inclusive")
+        return cls(middle, low, high)
+
+
+def no_wait() -> None:
+    """On a CPU a call has ended when it returns."""
+
+
+def take_turns(
+    calls: Mapping[str, Call],
+    clock: Clock = perf_counter,
+    wait: Callable[[], None] = no_wait,
+) -> dict[str, tuple[float, ...]]:
+    """Seconds a call by name and round; each round times every call once.
+
+    A short call is repeated within the round, and stands with its mean. What comes
+    first, without a place in the result, warms up and says how long calls are. `wait`
+    returns when the device has done all that it was given.
+    """
+    expected = {name: _expected(call, clock, wait) for name, call in calls.items()}
+    repeats = {name: max(1, ceil(SHORT / t)) for name, t in expected.items()}
+    found: dict[str, list[float]] = {name: [] for name in calls}
+    a_round = sum(repeats[name] * t for name, t in expected.items())
+    rounds = min(max(ROUNDS, ceil(ENOUGH / a_round)), MOST)
+    for _ in range(FEW if max(expected.values()) > LONG else rounds):
+        for name, call in calls.items():
+            found[name].append(seconds(call, repeats[name], clock, wait))
+    return {name: tuple(times) for name, times in found.items()}
+
+
+def _expected(call: Call, clock: Clock, wait: Callable[[], None]) -> float:
+    once = seconds(call, 1, clock, wait)
+    # A first call is no measure of a short one.
+    found = once if once > SHORT else seconds(call, 10, clock, wait)
+    return max(found, 1e-7)
+
+
+def seconds(
+    call: Call,
+    repeats: int = 1,
+    clock: Clock = perf_counter,
+    wait: Callable[[], None] = no_wait,
+) -> float:
+    """The mean seconds of a call; what the last one returns is freed after that."""
+    wait()
+    start = clock()
+    for _ in range(repeats):
+        kept = call()
+    wait()
+    end = clock()
+    del kept
+    return (end - start) / repeats

@@ -24,6 +24,7 @@ class Blast64x96(nn.Module):
     1,408 parameters (22.92% of dense), without the bias
     2,816 FLOPs a token forward (22.92% of dense), 8,448 with backward
     order: best, planned for 4,096 tokens a call
+    copies beside the products: r, p, j inside a product; n, p*q
     """
 
     in_features = 64
@@ -81,14 +82,15 @@ class Blast64x96(nn.Module):
     def contract(self, x: torch.Tensor) -> torch.Tensor:
         """(n, in_features) to (n, out_features), without the bias."""
         # z1[j, r] = x[j, c] * V[j, c, r]: 512 multiply-adds a token
-        x = x.reshape(-1, 4, 16).permute(1, 0, 2)  # j, n, c
-        z1 = torch.bmm(x, self.V)  # j, n, r
+        V = self.V.permute(0, 2, 1)  # j, r, c
+        x = x.reshape(-1, 4, 16).permute(1, 2, 0)  # j, c, n
+        z1 = torch.bmm(V, x)  # j, r, n
         # z2[r, p] = z1[j, r] * S[p, j, r]: 128 multiply-adds a token
-        z1 = z1.permute(2, 1, 0)  # r, n, j
-        S = self.S.permute(2, 1, 0)  # r, j, p
-        z2 = torch.bmm(z1, S)  # r, n, p
+        S = self.S.permute(2, 0, 1)  # r, p, j
+        z1 = z1.permute(1, 0, 2)  # r, j, n
+        z2 = torch.bmm(S, z1)  # r, p, n
         # y[p, q] = z2[r, p] * U[p, q, r]: 768 multiply-adds a token
-        z2 = z2.permute(2, 1, 0)  # p, n, r
+        z2 = z2.permute(1, 2, 0)  # p, n, r
         U = self.U.permute(0, 2, 1)  # p, r, q
         y = torch.bmm(z2, U)  # p, n, q
         y = y.permute(1, 0, 2).reshape(-1, 96)

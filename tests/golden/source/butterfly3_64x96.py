@@ -22,6 +22,7 @@ class Butterfly364x96(nn.Module):
     1,024 parameters (16.67% of dense), without the bias
     2,048 FLOPs a token forward (16.67% of dense), 6,144 with backward
     order: best, planned for 4,096 tokens a call
+    copies beside the products: b*c, a, n inside a product; c*p, q, b; n, p*q*s
     """
 
     in_features = 64
@@ -79,15 +80,15 @@ class Butterfly364x96(nn.Module):
     def contract(self, x: torch.Tensor) -> torch.Tensor:
         """(n, in_features) to (n, out_features), without the bias."""
         # z1[b, c, p] = x[a, b, c] * A[a, b, c, p]: 256 multiply-adds a token
-        x = x.reshape(-1, 4, 16).permute(2, 0, 1)  # b*c, n, a
-        A = self.A.permute(1, 2, 0, 3).reshape(16, 4, 4)  # b*c, a, p
-        z1 = torch.bmm(x, A)  # b*c, n, p
+        A = self.A.permute(1, 2, 3, 0).reshape(16, 4, 4)  # b*c, p, a
+        x = x.reshape(-1, 4, 16).permute(2, 1, 0)  # b*c, a, n
+        z1 = torch.bmm(A, x)  # b*c, p, n
         # z2[c, p, q] = z1[b, c, p] * B[p, b, c, q]: 384 multiply-adds a token
-        z1 = z1.reshape(4, 4, -1, 4).permute(1, 3, 2, 0).reshape(16, -1, 4)  # c*p, n, b
-        B = self.B.permute(2, 0, 1, 3).reshape(16, 4, 6)  # c*p, b, q
-        z2 = torch.bmm(z1, B)  # c*p, n, q
+        B = self.B.permute(2, 0, 3, 1).reshape(16, 6, 4)  # c*p, q, b
+        z1 = z1.reshape(4, 4, 4, -1).permute(1, 2, 0, 3).reshape(16, 4, -1)  # c*p, b, n
+        z2 = torch.bmm(B, z1)  # c*p, q, n
         # y[p, q, s] = z2[c, p, q] * C[p, q, c, s]: 384 multiply-adds a token
-        z2 = z2.reshape(4, 4, -1, 6).permute(1, 3, 2, 0).reshape(24, -1, 4)  # p*q, n, c
+        z2 = z2.reshape(4, 4, 6, -1).permute(1, 2, 3, 0).reshape(24, -1, 4)  # p*q, n, c
         C = self.C.reshape(24, 4, 4)  # p*q, c, s
         y = torch.bmm(z2, C)  # p*q, n, s
         y = y.permute(1, 0, 2).reshape(-1, 96)

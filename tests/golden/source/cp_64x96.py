@@ -26,6 +26,7 @@ class Cp64x96(nn.Module):
     12,480 FLOPs a token forward (101.56% of dense), 37,440 with backward
     2.5 elementwise FLOPs a token beside
     order: best, planned for 4,096 tokens a call
+    copies beside the products: j*k, r; r, p*q
     """
 
     in_features = 64

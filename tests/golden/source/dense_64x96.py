@@ -19,6 +19,7 @@ class Dense64x96(nn.Module):
     6,144 parameters (100.00% of dense), without the bias
     12,288 FLOPs a token forward (100.00% of dense), 36,864 with backward
     order: best, planned for 4,096 tokens a call
+    copies beside the products: none
     """
 
     in_features = 64

@@ -22,6 +22,7 @@ class Kronecker64x96(nn.Module):
     160 parameters (2.60% of dense), without the bias
     2,560 FLOPs a token forward (20.83% of dense), 7,680 with backward
     order: best, planned for 4,096 tokens a call
+    copies beside the products: n*k, j; n*p, k
     """
 
     in_features = 64

@@ -26,6 +26,7 @@ class LowRankPlusBlock64x96(nn.Module):
     4,096 FLOPs a token forward (33.33% of dense), 12,288 with backward
     96 elementwise FLOPs a token beside
     order: best, planned for 4,096 tokens a call
+    copies beside the products: n, g*q
     """
 
     in_features = 64

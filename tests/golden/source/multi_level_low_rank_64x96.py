@@ -26,6 +26,7 @@ class MultiLevelLowRank64x96(nn.Module):
     5,120 FLOPs a token forward (41.67% of dense), 15,360 with backward
     96 elementwise FLOPs a token beside
     order: best, planned for 4,096 tokens a call
+    copies beside the products: n, g*q
     """
 
     in_features = 64

@@ -25,6 +25,7 @@ class TensorTrain364x96(nn.Module):
     1,792 parameters (29.17% of dense), without the bias
     12,324 FLOPs a token forward (100.29% of dense), 36,972 with backward
     order: best, planned for 4,096 tokens a call
+    copies beside the products: j*k*l, p*q*s
     """
 
     in_features = 64

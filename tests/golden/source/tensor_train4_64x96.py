@@ -25,6 +25,7 @@ class TensorTrain464x96(nn.Module):
     1,568 parameters (25.52% of dense), without the bias
     12,317 FLOPs a token forward (100.24% of dense), 36,951 with backward
     order: best, planned for 4,096 tokens a call
+    copies beside the products: j*k*l*m, p*q*s*t
     """
 
     in_features = 64

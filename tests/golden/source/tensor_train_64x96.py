@@ -25,6 +25,7 @@ class TensorTrain64x96(nn.Module):
     1,280 parameters (20.83% of dense), without the bias
     12,312 FLOPs a token forward (100.20% of dense), 36,936 with backward
     order: best, planned for 4,096 tokens a call
+    copies beside the products: j*k, p*q
     """
 
     in_features = 64

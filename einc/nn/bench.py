@@ -1,0 +1,224 @@
+"""Times of a structure's generated module beside other ways to compute the same.
+
+In: `Profile`s at one shape, one for each number of tokens. Out: a `Row` for each dtype,
+number of tokens and pass, in which all contestants took turns; what it says beyond
+times is computed from them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from time import perf_counter
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from einc.analysis.profile import Figures, Profile
+from einc.errors import InternalError, UsageError
+from einc.nn.contestants import COMPILED, DENSE, MODULE, Field, field
+from einc.nn.machine import Machine, wait_for
+from einc.nn.timing import Clock, Spread, take_turns
+
+Pass = Literal["forward", "training"]
+"""Without gradients; or with those of x and of all parameters."""
+
+TOLERANCES = {"float32": 1e-3, "bfloat16": 0.1}
+"""How far results of the same map are apart at most, over the largest entry."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One dtype, number of tokens and pass.
+
+    `times` has seconds a call, by contestant and round; `share` the FLOPs of the
+    structure over those of the dense layer; `needs` the seconds that each of the
+    machine's ceilings asks for at the least.
+    """
+
+    tokens: int
+    dtype: str
+    kind: Pass
+    times: Mapping[str, Sequence[float]]
+    share: float
+    needs: Mapping[str, float]
+    left_out: tuple[str, ...] = ()
+
+    @cached_property
+    def seconds(self) -> dict[str, Spread]:
+        return {name: Spread.of(times) for name, times in self.times.items()}
+
+    @cached_property
+    def ratios(self) -> dict[str, Spread]:
+        """Times over the dense layer's in the same round."""
+        dense = self.times[DENSE]
+        return {
+            name: Spread.of([a / b for a, b in zip(times, dense, strict=True)])
+            for name, times in self.times.items()
+        }
+
+    @property
+    def ideal(self) -> float:
+        """The dense layer's seconds, were they in proportion to FLOPs."""
+        return self.seconds[DENSE].median * self.share
+
+    def times_ideal(self, name: str = MODULE) -> float | None:
+        """A contestant's seconds over the ideal; None where there are no FLOPs."""
+        return self.seconds[name].median / self.ideal if self.ideal else None
+
+    @property
+    def bound(self) -> str:
+        """The ceiling that is met first."""
+        return max(self.needs, key=self.needs.__getitem__)
+
+    def to_json(self) -> dict[str, Any]:
+        ratios = self.ratios
+        return {
+            "tokens": self.tokens,
+            "dtype": self.dtype,
+            "pass": self.kind,
+            "rounds": len(self.times[DENSE]),
+            "seconds": {name: asdict(found) for name, found in self.seconds.items()},
+            "ratio": {name: found.median for name, found in ratios.items()},
+            "ratio_spread": {
+                name: {"low": found.low, "high": found.high}
+                for name, found in ratios.items()
+            },
+            "ideal": self.ideal,
+            "times_ideal": self.times_ideal(),
+            "needs": dict(self.needs),
+            "bound": self.bound,
+        }
+
+
+def rows(
+    reports: Mapping[int, Profile],
+    dtypes: Sequence[str],
+    passes: Sequence[Pass],
+    machine: Machine,
+    compiled: bool = False,
+    clock: Clock = perf_counter,
+) -> Iterator[Row]:
+    """Measures; `reports` by number of tokens, as planned for so many.
+
+    Raises `UsageError` where `compiled` is asked for and torch.compile fails.
+    """
+    for dtype in dtypes:
+        for tokens, report in reports.items():
+            kind = getattr(torch, dtype)
+            competing = field(report, tokens, kind, machine.device, compiled)
+            for a_pass in passes:
+                calls = _calls(competing, tokens, a_pass)
+                with torch.set_grad_enabled(a_pass == "training"):
+                    _check(competing, calls, TOLERANCES[dtype])
+                    times = take_turns(calls, clock, wait_for(machine.device))
+                yield Row(
+                    tokens,
+                    dtype,
+                    a_pass,
+                    times,
+                    share(report),
+                    needs(report, tokens, dtype, a_pass, machine),
+                    competing.left_out,
+                )
+
+
+Results = Callable[[], tuple[torch.Tensor, ...]]
+
+
+def _calls(competing: Field, tokens: int, kind: Pass) -> dict[str, Results]:
+    """One pass of each contestant: y; or the gradients of x and the parameters.
+
+    They are returned and not accumulated: nothing is left to clear.
+    """
+    layer: Any = competing.contestants[MODULE].layer
+    bias = layer.bias
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(tokens, layer.in_features, generator=generator).to(bias)
+    pull = torch.randn(tokens, layer.out_features, generator=generator).to(bias)
+
+    def forward(layer: nn.Module) -> Results:
+        return lambda: (layer(x),)
+
+    def training(layer: nn.Module) -> Results:
+        leaf = x.detach().requires_grad_()
+        leaves = [leaf, *layer.parameters()]
+        return lambda: torch.autograd.grad(layer(leaf), leaves, pull)
+
+    made = forward if kind == "forward" else training
+    return {name: made(one.layer) for name, one in competing.contestants.items()}
+
+
+def _check(competing: Field, calls: Mapping[str, Results], tolerance: float) -> None:
+    """Raises `InternalError` where contestants disagree, on y or on x's gradient."""
+    expected = calls[MODULE]()[0]
+    largest = expected.abs().max().item()
+    for name, one in competing.contestants.items():
+        try:
+            found = calls[name]()[0]
+        except RuntimeError as error:
+            if name != COMPILED:
+                raise
+            reason = str(error).strip().partition("\n")[0]
+            raise UsageError(f"torch.compile fails here: {reason}") from None
+        apart = (found - expected).abs().max().item()
+        # Not the other way round: NaN is apart, too.
+        if one.agrees and not apart <= tolerance * largest:
+            raise InternalError(
+                f"{name} is {apart:.3g} apart from the module, of {largest:.3g}"
+            )
+
+
+# What times are held against
+
+
+def share(report: Profile) -> float:
+    """FLOPs over the dense layer's, the router's among them.
+
+    The same for both passes: what backward computes again is no part of an ideal.
+    """
+    figures = _figures(report)
+    own = figures.work.matrix + figures.parameters.router
+    return float(own / figures.dense)
+
+
+def needs(
+    report: Profile, tokens: int, dtype: str, kind: Pass, machine: Machine
+) -> dict[str, float]:
+    """The seconds that a call needs at each ceiling, the router's bytes left out."""
+    figures = _figures(report)
+    work, router = figures.work, figures.parameters.router
+    backward = kind == "training"
+    macs = work.training_matrix + 3 * router if backward else work.matrix + router
+    # Each contraction reads and writes the same three tensors, whichever it solves for.
+    times = 3 if backward else 1
+    itemsize = getattr(torch, dtype).itemsize
+    moved = times * figures.memory.bytes_moved * tokens * itemsize / 4
+    return {
+        "arithmetic": float(2 * macs * tokens) / machine.matmul[dtype],
+        "bytes": float(moved) / machine.copy,
+        "launches": times * operations(report, tokens) * machine.launch,
+    }
+
+
+def operations(report: Profile, tokens: int) -> int:
+    """The contractions of a forward, and the sums that join terms and bias.
+
+    What experts compute counts for each that a token can take: copies and what a
+    router does count for nothing.
+    """
+    figures = _figures(report)
+    binding = figures.binding
+    count = len(report.plan.steps) + len(report.plan.terms)
+    if binding.top is not None:
+        experts = binding.sizes[binding.structure.routed or ""]
+        once = sum(len(term.expert_steps) for term in report.plan.terms)
+        count += (min(experts, tokens * binding.top) - 1) * once
+    return count
+
+
+def _figures(report: Profile) -> Figures:
+    assert report.figures is not None, "times need features"
+    return report.figures
