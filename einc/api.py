@@ -112,13 +112,10 @@ class StructuredMap:
         dtype: Dtype = "float32",
     ) -> type[nn.Module]:
         """The class of `source`, compiled in this process; equal calls, one class."""
-        from einc.nn.compile import module_class
+        from einc.nn.compile import class_of
 
         report = compiler.analyze(self.structure, d_in, d_out, tokens, order)
-        module = compiler.module(report, class_name, dtype)
-        source = compiler.source(self.structure, [module])
-        assert report.figures is not None
-        return module_class(source, module.name, report.figures.binding)
+        return class_of(report, class_name, dtype)
 
     def route(self, index: str, top: int) -> StructuredMap:
         """The same structure with `index` routed: a token takes `top` of its values.

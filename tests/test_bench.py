@@ -50,7 +50,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def call(*arguments: str) -> Ended:
     """Runs the command in this process."""
-    return terminal.call("bench", *arguments)
+    return terminal.call("bench", *arguments, cwd=Path.cwd())
 
 
 def report(spec: str, d_in: int, d_out: int, tokens: int) -> Profile:

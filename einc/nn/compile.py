@@ -13,10 +13,26 @@ from types import ModuleType
 
 from torch import nn
 
+from einc import compiler
+from einc.analysis.profile import Profile
+from einc.codegen.lower import Dtype
 from einc.errors import UsageError
 from einc.sizes import Binding
 
 _BINDINGS: dict[type, Binding] = {}
+
+
+def class_of(
+    report: Profile, class_name: str = "", dtype: Dtype = "float32"
+) -> type[nn.Module]:
+    """The generated class of what was analysed at one shape, laid out for `dtype`.
+
+    Raises `UsageError` where the features were left open.
+    """
+    module = compiler.module(report, class_name, dtype)
+    source = compiler.source(report.structure, [module])
+    assert report.figures is not None
+    return module_class(source, module.name, report.figures.binding)
 
 
 def module_class(source: str, class_name: str, binding: Binding) -> type[nn.Module]:

@@ -16,11 +16,10 @@ import opt_einsum
 import torch
 from torch import nn
 
-from einc import compiler
 from einc.analysis.profile import Profile
 from einc.codegen.lower import Dtype
 from einc.errors import UsageError
-from einc.nn.compile import module_class
+from einc.nn.compile import class_of
 from einc.sizes import Binding
 from einc.structure import Axis, Term
 
@@ -81,9 +80,7 @@ def generated(report: Profile, dtype: torch.dtype = torch.float32) -> Any:
     if report.figures is None:
         raise UsageError("times need features: give --in")
     planned: Dtype = "bfloat16" if dtype is torch.bfloat16 else "float32"
-    module = compiler.module(report, dtype=planned)
-    source = compiler.source(report.structure, [module])
-    made = module_class(source, module.name, report.figures.binding)
+    made = class_of(report, dtype=planned)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         layer: Any = made()

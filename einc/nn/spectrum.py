@@ -16,7 +16,7 @@ import torch
 from einc import compiler, library
 from einc.analysis.profile import Profile
 from einc.errors import UsageError
-from einc.nn.compile import module_class
+from einc.nn.compile import class_of
 
 MAX_ENTRIES = 1 << 24
 
@@ -109,13 +109,9 @@ def spectra(report: Profile, seed: int = 0) -> Spectra:
 def _spectrum(report: Profile, seed: int) -> Spectrum:
     assert report.figures is not None
     binding = report.figures.binding
-    module = compiler.module(report)
-    source = compiler.source(report.structure, [module])
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(seed)
-        layer: Any = module_class(source, module.name, binding)(
-            bias=False, dtype=torch.float64
-        )
+        layer: Any = class_of(report)(bias=False, dtype=torch.float64)
         if binding.top is None:
             matrix = layer.to_dense()
         else:

@@ -22,7 +22,7 @@ from einc.analysis.profile import Profile, number
 from einc.api import Argument, StructuredMap, load
 from einc.errors import SpecError, UsageError
 from einc.nn.adapter import Adapted, last_factors
-from einc.nn.compile import module_class
+from einc.nn.compile import class_of
 from einc.nn.dense import Dense, dense_of
 from einc.nn.projection import project
 from einc.report import restructuring, signature, text
@@ -332,12 +332,10 @@ def _made(
     dense: Dense, report: Profile, init: str, mode: str, seconds: float
 ) -> tuple[nn.Module, float | None]:
     """What stands for a dense layer, and the projection's error, if any."""
-    assert report.figures is not None
-    module = compiler.module(report)
-    source = compiler.source(report.structure, [module])
-    built = module_class(source, module.name, report.figures.binding)
     old, error = dense.module, None
     weight = old.weight
+    slow_views = weight.dtype is torch.bfloat16 and weight.device.type == "cpu"
+    built: Any = class_of(report, dtype="bfloat16" if slow_views else "float32")
     options = {"device": weight.device, "dtype": weight.dtype}
     if mode == "add":
         added = Adapted(old, built(bias=False, **options))

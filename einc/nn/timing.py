@@ -15,10 +15,9 @@ from time import perf_counter
 import torch
 from torch import nn
 
-from einc import compiler
 from einc.analysis.profile import Profile
 from einc.errors import UsageError
-from einc.nn.compile import module_class
+from einc.nn.compile import class_of
 
 Call = Callable[[], object]
 Clock = Callable[[], float]
@@ -43,10 +42,8 @@ def against_dense(profile: Profile, tokens: int) -> float:
     if profile.figures is None:
         raise UsageError("times need features")
     binding = profile.figures.binding
-    module = compiler.module(profile)
-    source = compiler.source(profile.structure, [module])
     torch.manual_seed(0)
-    structured = module_class(source, module.name, binding)().eval()
+    structured = class_of(profile)().eval()
     dense = nn.Linear(binding.d_in, binding.d_out).eval()
     x = torch.randn(tokens, binding.d_in)
     with torch.no_grad():
