@@ -60,6 +60,8 @@ RUN = 16
 SHORT_RUNS = 8.0
 """Times as long takes a copy of shorter runs: they go at 1 to 4 GB/s where long ones go
 at 26 to 37, on the CPU that this was measured on."""
+MOST_TURNED = 6
+"""Products of which both orientations are tried, all together."""
 
 
 def lower(profile: Profile, class_name: str, dtype: Dtype = "float32") -> Module:
@@ -107,10 +109,6 @@ def _router(binding: Binding) -> Router | None:
         return None
     assert binding.top is not None
     return Router(binding.sizes[routed], binding.top)
-
-
-MOST_TURNED = 6
-"""Products of which both orientations are tried, all together."""
 
 
 def _orientations(plan: Plan) -> Iterator[frozenset[Key]]:
