@@ -30,7 +30,7 @@ analysis.certificate analysis.why
 analysis.profile
 codegen.nodes codegen.names codegen.writer codegen.runtime
 codegen.layout codegen.lines
-codegen.experts codegen.routed
+codegen.experts codegen.routed codegen.header
 codegen.lower codegen.emit
 specs
 compiler

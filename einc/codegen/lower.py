@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from itertools import combinations, groupby
 from typing import Literal
 
@@ -21,6 +21,7 @@ from einc.analysis.counts import step_macs
 from einc.analysis.profile import Profile, number
 from einc.analysis.scaling import Scale, scales
 from einc.codegen.experts import ExpertsLowering
+from einc.codegen.header import copies, figures
 from einc.codegen.layout import (
     TOKENS,
     Copy,
@@ -86,7 +87,7 @@ def lower(profile: Profile, class_name: str, dtype: Dtype = "float32") -> Module
         title=f"{structure.name}({arguments})" if arguments else structure.name,
         d_in=binding.d_in,
         d_out=binding.d_out,
-        figures=(*_figures(profile), *_copies(profile, lowering.layouts.copies)),
+        figures=(*figures(profile), *copies(profile, lowering.layouts.copies)),
         parameters=tuple(
             Parameter(
                 f.name,
@@ -420,49 +421,3 @@ def _root(value: Value) -> Local | Attribute:
             raise InternalError("a product without a name")
         value = value.value
     return value
-
-
-def _copies(profile: Profile, copies: Sequence[Copy]) -> list[str]:
-    """The header's line on what is written anew; of experts that is another matter."""
-    if profile.structure.route is not None:
-        return []
-    listed = "; ".join(
-        layout_text(copy.groups) + " inside a product" * copy.inside for copy in copies
-    )
-    return [f"copies beside the products: {listed or 'none'}"]
-
-
-def _figures(profile: Profile) -> tuple[str, ...]:
-    """The header's figures, a line each."""
-    figures = profile.figures
-    assert figures is not None
-    binding, work = figures.binding, figures.work
-    sizes = ", ".join(f"{name} = {size}" for name, size in binding.sizes.items())
-    padded_in, padded_out = (max(pair) for pair in zip(*binding.padded, strict=True))
-    lines = [f"{binding.d_in} -> {binding.d_out} features" + f": {sizes}" * bool(sizes)]
-    if binding.is_padded:
-        lines.append(f"padded to {padded_in} -> {padded_out} features")
-    lines.append(
-        f"{figures.parameters.total:,} parameters ({figures.parameter_share:.2%} of "
-        "dense), without the bias"
-    )
-    flops = number(2 * work.matrix)
-    training = number(2 * work.training_matrix)
-    lines.append(
-        f"{flops:,} FLOPs a token forward ({figures.flop_share:.2%} of dense), "
-        f"{training:,} with backward"
-    )
-    if binding.top is not None:
-        lines.append(
-            f"{figures.parameters.active:,} parameters active in a token; "
-            f"{number(2 * work.all_experts_matrix):,} FLOPs if all experts were computed"
-        )
-        router = figures.parameters.router
-        lines.append(
-            f"router beside: {router:,} parameters, {2 * router:,} FLOPs a token"
-        )
-    if work.elementwise:
-        lines.append(f"{number(work.elementwise):,} elementwise FLOPs a token beside")
-    plan = profile.plan
-    lines.append(f"order: {plan.kind}, planned for {plan.tokens:,} tokens a call")
-    return tuple(lines)
