@@ -20,7 +20,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from terminal import COMMAND, ROOT, call, environment
+from terminal import COMMAND, ROOT, call, environment, in_terminal
 from terminal import einc as command
 
 import einc
@@ -419,3 +419,9 @@ def test_objectives_are_read():
 def test_nothing_of_torch_is_needed():
     text = "import sys\nfrom einc.search.run import search\nassert 'torch' not in sys.modules"
     subprocess.run((COMMAND[0], "-c", text), check=True, cwd=ROOT, env=dict(os.environ))
+
+
+def test_a_terminal_shows_how_far_it_is():
+    shown = in_terminal("search", "--in", "64", "--top", "1", columns=120)
+    assert "searching" in shown and "(Ctrl-C stops it)" in shown
+    assert "found_1" in shown
