@@ -263,8 +263,19 @@ def test_another_search_is_not_resumed(tmp_path: Path):
     search(asked(d=64), state=State(tmp_path))
     with pytest.raises(UsageError, match="other options"):
         search(asked(d=128), state=State(tmp_path))
-    for text in ("", "{}", "[1]", '{"schema": "einc.search-state/1"}'):
-        (tmp_path / NAME).write_text(text)
+    whole = (tmp_path / NAME).read_bytes()
+    texts = [
+        b"",
+        b"\xff",
+        b"{}",
+        b"[1]",
+        b'{"schema": "einc.search-state/1"}',
+        b"[" * 10**5,
+    ]
+    texts.append(whole.replace(b'"rows": [[', b'"rows": [[999, ', 1))
+    assert texts[-1] != whole
+    for text in texts:
+        (tmp_path / NAME).write_bytes(text)
         with pytest.raises(UsageError, match="not the state"):
             search(asked(d=64), state=State(tmp_path))
 
@@ -309,6 +320,7 @@ def test_measured_times_are_kept(tmp_path: Path):
         ("--in 64 --objective flops --plot a.svg", "a plot needs two objectives"),
         ("--in 64 --plot a.txt", "a plot ends in one of"),
         ("--in 64 --tokens 0", "tokens must be from 1"),
+        ("--tokens 0", "tokens must be from 1"),
     ],
 )
 def test_what_cannot_be_searched_is_refused(arguments: str, message: str):
@@ -408,6 +420,13 @@ def test_ctrl_c_gives_what_there_is(tmp_path: Path):
 def test_limits_that_leave_nothing(pareto: bool):
     wanted = asked("time", "params", d=64, nu=["<=1/4"], pareto=pareto)
     assert search(wanted, measure=lambda profile: 1.0).found == []
+
+
+def test_structures_without_matrix_products_have_a_place_in_a_front():
+    figures = ("flops", "params-per-flop", "time")
+    wanted = asked(*figures, d=64, pareto=True, both=True)
+    result = search(wanted, 9, measure=lambda profile: 1.0)
+    assert 0 in {one.figures["flops"] for one in result.looked}
 
 
 def test_objectives_are_read():

@@ -52,9 +52,8 @@ def against_dense(profile: Profile, tokens: int) -> float:
 
 def ratio(first: Call, second: Call) -> float:
     """The median, over `ROUNDS`, of the first's time over the second's."""
-    seconds(second)
-    warm_up = seconds(first) / seconds(second)
-    rounds = ROUNDS if warm_up <= SLOW else FEWER
+    seconds(first), seconds(second)  # a first call is no measure
+    rounds = ROUNDS if seconds(first) / seconds(second) <= SLOW else FEWER
     return median(seconds(first) / seconds(second) for _ in range(rounds))
 
 

@@ -60,6 +60,10 @@ def settings(
     for features in (d_in, d_out):
         if features is not None and not 1 <= features <= MAX_SIZE:
             raise UsageError(f"features must be from 1 to {MAX_SIZE}, not {features}")
+    if not 1 <= tokens <= compiler.MAX_TOKENS:
+        raise UsageError(
+            f"tokens must be from 1 to {compiler.MAX_TOKENS}, not {tokens}"
+        )
     if not 1 <= factors <= MAX_FACTORS:
         raise UsageError(f"--factors is from 1 to {MAX_FACTORS}, not {factors}")
     if both and factors > BOTH_FACTORS:

@@ -31,6 +31,7 @@ from einc.search.wishes import EXPONENTS, Number, Objective, keeps
 
 NAME = "found"
 SECONDS_A_SAVE = 5.0
+LEAST = 1e-9
 BYTES = 4
 """Of a value in float32."""
 
@@ -258,16 +259,18 @@ def _best(settings: Settings, found: Sequence[Found]) -> list[Found]:
 
 
 def _logarithms(settings: Settings, found: Sequence[Found]) -> Scores:
-    """Scores whose differences say by what factor counts differ."""
-    rows = [
-        [
-            o.score(one.figures[o.figure])
-            if o.figure in EXPONENTS
-            else o.score(math.log(one.figures[o.figure]))
-            for o in settings.objectives
-        ]
-        for one in found
-    ]
+    """Scores whose differences say by what factor counts differ.
+
+    A diagonal has no FLOPs of matrix products: what is 0 or has no value is `LEAST`.
+    """
+
+    def scored(one: Found, objective: Objective) -> Number:
+        value = one.figures.get(objective.figure, 0)
+        if objective.figure not in EXPONENTS:
+            value = math.log(max(value, LEAST))
+        return objective.score(value)
+
+    rows = [[scored(one, o) for o in settings.objectives] for one in found]
     return np.array(rows, np.float64).reshape(-1, len(settings.objectives))
 
 

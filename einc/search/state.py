@@ -39,13 +39,13 @@ class State:
         path = self.folder / NAME
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            text = path.read_text("utf-8")
+            data = path.read_bytes()
         except FileNotFoundError:
             return
         except OSError as error:
             raise UsageError(f"cannot read `{path}`: {error.strerror}") from None
         try:
-            kept = json.loads(text)
+            kept = json.loads(data)
             if kept["schema"] != SCHEMA:
                 raise ValueError
             if kept["search"] != _described(settings):
@@ -55,7 +55,7 @@ class State:
             for walk, known in zip(walks, kept["walks"], strict=True):
                 _restore(walk, known)
             self.times = {str(k): float(v) for k, v in kept["times"].items()}
-        except (ValueError, KeyError, TypeError, AttributeError):
+        except (LookupError, TypeError, ValueError, OverflowError, RecursionError):
             raise UsageError(f"`{path}` is not the state of a search") from None
 
     def save(self, settings: Settings, walks: Sequence[Walk]) -> None:
