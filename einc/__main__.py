@@ -4,12 +4,16 @@ import sys
 
 
 def main() -> None:
-    """Loads the command line and runs it."""
+    """Loads the command line and runs it.
+
+    Commands end by themselves; typer puts their options together before they can.
+    """
     try:
         from einc.cli import main as run
+
+        run()
     except KeyboardInterrupt:
         sys.exit(130)
-    run()
 
 
 if __name__ == "__main__":
