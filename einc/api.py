@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING
 from einc import compiler, specs
 from einc.analysis.profile import Profile
 from einc.analysis.why import Reasons
-from einc.codegen.lower import Dtype
+from einc.codegen.chunks import Backward
+from einc.codegen.statements import Dtype
 from einc.errors import UsageError
 from einc.order import Order
 from einc.source import Source
@@ -93,13 +94,18 @@ class StructuredMap:
         order: Order = "best",
         class_name: str = "",
         dtype: Dtype = "float32",
+        backward: Backward = "manual",
+        kernels: compiler.Kernels = "torch",
     ) -> str:
         """A standalone Python file with one nn.Module for d_in x d_out features.
 
         Its layouts are chosen for calls of `tokens` tokens in `dtype`; it takes any.
+        `backward` is by hand ("manual") where that saves copies; "recompute" does not
+        keep what lies between x and y for it, "autograd" leaves it to torch. The
+        kernels of "triton" are fused ones for GPUs, beside the plain operations.
         """
         report = compiler.analyze(self.structure, d_in, d_out, tokens, order)
-        module = compiler.module(report, class_name, dtype)
+        module = compiler.module(report, class_name, dtype, backward, kernels)
         return compiler.source(self.structure, [module])
 
     def module_class(
@@ -110,12 +116,14 @@ class StructuredMap:
         order: Order = "best",
         class_name: str = "",
         dtype: Dtype = "float32",
+        backward: Backward = "manual",
+        kernels: compiler.Kernels = "torch",
     ) -> type[nn.Module]:
         """The class of `source`, compiled in this process; equal calls, one class."""
         from einc.nn.compile import class_of
 
         report = compiler.analyze(self.structure, d_in, d_out, tokens, order)
-        return class_of(report, class_name, dtype)
+        return class_of(report, class_name, dtype, backward, kernels)
 
     def route(self, index: str, top: int) -> StructuredMap:
         """The same structure with `index` routed: a token takes `top` of its values.

@@ -10,15 +10,19 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from fractions import Fraction
+from typing import Literal
 
 from einc import plan, sizes, specs
 from einc.analysis.certificate import Watch, certified, no_watch
 from einc.analysis.profile import Profile, profile
 from einc.analysis.why import Reasons, reasons
 from einc.codegen import names
+from einc.codegen.chunks import Backward
 from einc.codegen.emit import emit
-from einc.codegen.lower import Dtype, lower
+from einc.codegen.fusion import fused
+from einc.codegen.lower import lower
 from einc.codegen.nodes import Module
+from einc.codegen.statements import Dtype
 from einc.errors import UsageError
 from einc.order import ORDERS, Order
 from einc.plan import Plan
@@ -32,6 +36,7 @@ DEFAULT_TOKENS = 4096
 MAX_TOKENS = (1 << 31) - 1
 
 Arguments = Mapping[str, Fraction]
+Kernels = Literal["torch", "triton"]
 
 
 def load(spec: str, arguments: Arguments | None = None, route: str = "") -> Structure:
@@ -108,16 +113,34 @@ def why(report: Profile) -> Reasons | None:
     return reasons(report.structure, given=report.plan.kind == "given")
 
 
-def module(report: Profile, class_name: str = "", dtype: Dtype = "float32") -> Module:
+def module(
+    report: Profile,
+    class_name: str = "",
+    dtype: Dtype = "float32",
+    backward: Backward = "manual",
+    kernels: Kernels = "torch",
+) -> Module:
     """The generated module of what was analysed at one shape, as data.
 
-    Its layouts are chosen for `dtype`; it computes in any.
+    Its layouts are chosen for `dtype`; it computes in any. `backward` is by hand where
+    that pays, with or without keeping intermediates, or autograd's. With the kernels of
+    "triton" it has a fused one for GPUs: `UsageError` where the structure has none.
     """
     if report.figures is None:
         raise UsageError(f"structure `{report.name}` needs features to generate code")
     binding = report.figures.binding
     name = class_name or names.class_name(report.name, binding.d_in, binding.d_out)
-    return lower(report, names.check_class_name(name), dtype)
+    lowered = lower(report, names.check_class_name(name), dtype, backward)
+    if kernels == "torch":
+        return lowered
+    kernel = fused(report)
+    if kernel is None:
+        raise UsageError(
+            f"there is no fused kernel for `{report.name}` at {binding.d_in} x "
+            f"{binding.d_out}: it takes two contractions with sides up to 128, as "
+            "Monarch and Block Tensor-Train have"
+        )
+    return replace(lowered, fused=kernel)
 
 
 def source(structure: Structure, modules: Sequence[Module]) -> str:

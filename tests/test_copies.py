@@ -41,11 +41,13 @@ class Clones(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def listed(source: str) -> list[str]:
+def listed(source: str, head: str = "copies beside the products: ") -> list[str]:
     """The copies that a file's header lists, without those inside products."""
-    text = source.split("copies beside the products: ")[1]
+    if head not in source:
+        return []
+    text = source.split(head)[1]
     # A line that is too long goes on in the next.
-    line = re.split(r"\n\n|\n(?!        )", text)[0]
+    line = re.split(r"\n\n|\n(?!        )|\n    copies", text)[0]
     found = [] if line.startswith("none") else " ".join(line.split()).split("; ")
     return [copy for copy in found if "inside a product" not in copy]
 

@@ -29,8 +29,12 @@ analysis.rank
 analysis.certificate analysis.why
 analysis.profile
 codegen.nodes codegen.names codegen.writer codegen.runtime
+codegen.tiles codegen.triton_runtime
 codegen.layout codegen.lines
-codegen.experts codegen.routed codegen.header
+codegen.statements
+codegen.fusion codegen.triton
+codegen.experts codegen.routed codegen.header codegen.gradients codegen.by_hand
+codegen.chunks
 codegen.lower codegen.emit
 specs
 compiler

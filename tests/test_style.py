@@ -89,7 +89,7 @@ def test_several_shapes_in_one_file() -> None:
     modules = [compiler.module(compiler.analyze(structure, *shape)) for shape in shapes]
     source = compiler.source(structure, modules)
     accept(source)
-    assert re.findall(r"^class (\w+)", source, re.M) == [
+    assert re.findall(r"^class (\w+)\(nn.Module", source, re.M) == [
         "Blast64x96",
         "Blast96x64",
         "Blast61x98",

@@ -11,14 +11,14 @@ from collections.abc import Sequence
 from fractions import Fraction
 
 from einc import __version__
-from einc.codegen import routed, runtime
+from einc.codegen import by_hand, routed, runtime, triton, triton_runtime
 from einc.codegen.lines import assign
-from einc.codegen.nodes import Module, Parameter
+from einc.codegen.nodes import Module, Normalized, Parameter
 from einc.codegen.writer import Writer
 from einc.structure import Structure
 
 IMPORTS = """\
-from typing import ClassVar
+{partial}from typing import ClassVar
 
 import torch
 from torch import nn
@@ -30,10 +30,18 @@ def emit(structure: Structure, modules: Sequence[Module]) -> str:
     out = Writer()
     _header(out, structure)
     is_routed = any(module.experts for module in modules)
+    in_chunks = any(module.chunks for module in modules)
+    has_kernel = any(module.fused for module in modules)
     if is_routed:
         routed.helpers(out, modules)
     else:
-        out.lines_of(IMPORTS)
+        partial = "from functools import partial\n" * in_chunks
+        imports = triton_runtime.IMPORTS if has_kernel else IMPORTS
+        out.lines_of(imports.format(partial=partial))
+    if has_kernel:
+        triton.helpers(out)
+    if in_chunks:
+        by_hand.helpers(out)
     for module in modules:
         out.line()
         out.line()
@@ -61,6 +69,10 @@ def _class(out: Writer, module: Module) -> None:
         out.line(f"out_features = {module.d_out}")
         if module.router is not None:
             routed.attributes(out, module.router)
+        if module.chunks is not None:
+            by_hand.attributes(out, module.chunks)
+        if module.fused is not None:
+            triton.attributes(out, module.fused)
         out.line()
         _multipliers(out, module)
         out.line()
@@ -75,6 +87,9 @@ def _class(out: Writer, module: Module) -> None:
             out.line()
         _contract(out, module)
         out.line()
+        if module.chunks is not None:
+            by_hand.methods(out, module.chunks)
+            out.line()
         if _scalars(module):
             _normalized(out)
             out.line()
@@ -205,7 +220,12 @@ def _contract(out: Writer, module: Module) -> None:
     out.call("def contract(", arguments, ") -> torch.Tensor:")
     with out.indented():
         out.line('"""(n, in_features) to (n, out_features), without the bias."""')
-        for statement in module.body:
+        weights = [s for s in module.body if isinstance(s.value, Normalized)]
+        for statement in weights:
+            assign(out, statement)
+        if module.fused is not None:
+            triton.call(out, module.fused)
+        for statement in module.body[len(weights) :]:
             assign(out, statement)
         out.line("return y")
 

@@ -11,14 +11,26 @@ from einc.analysis.profile import Profile, number
 from einc.codegen.layout import Copy, layout_text
 
 
-def copies(profile: Profile, found: Sequence[Copy]) -> list[str]:
-    """The header's line on what is written anew; of experts that is another matter."""
+def copies(
+    profile: Profile, forward: Sequence[Copy], backward: Sequence[Copy] | None
+) -> list[str]:
+    """The header's lines on what is written anew; of experts that is another matter.
+
+    `backward` is None where it is autograd's.
+    """
     if profile.structure.route is not None:
         return []
+    lines = [f"copies beside the products: {_listed(forward)}"]
+    if backward is not None:
+        lines.append(f"copies in backward: {_listed(backward)}")
+    return lines
+
+
+def _listed(found: Sequence[Copy]) -> str:
     listed = "; ".join(
         layout_text(copy.groups) + " inside a product" * copy.inside for copy in found
     )
-    return [f"copies beside the products: {listed or 'none'}"]
+    return listed or "none"
 
 
 def figures(profile: Profile) -> tuple[str, ...]:

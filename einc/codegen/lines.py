@@ -10,6 +10,7 @@ from einc.codegen.nodes import (
     Accumulate,
     Assign,
     Attribute,
+    ChunksCall,
     Contiguous,
     Cut,
     ExpertsCall,
@@ -143,6 +144,10 @@ def _parts(value: Value) -> tuple[str, list[str], str]:
             weights = [expression(weight) for weight in value.weights]
             arguments = [value.source.name, "gates", "chosen", *weights]
             return f"_experts_{value.experts}(", arguments, ")"
+        case ChunksCall():
+            arguments = ["type(self)", value.source.name]
+            arguments += [expression(weight) for weight in value.weights]
+            return "_in_chunks(", arguments, ")"
         case Reshape():
             return f"{expression(value.value)}.reshape(", _ints(value.shape), ")"
         case Permute():

@@ -11,23 +11,22 @@ taken. What experts compute is one call here, and lowered in `experts`.
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import combinations, groupby
-from typing import Literal
 
 from einc.analysis.counts import step_macs
 from einc.analysis.profile import Profile, number
 from einc.analysis.scaling import Scale, scales
+from einc.codegen.chunks import Backward, in_chunks
 from einc.codegen.experts import ExpertsLowering
+from einc.codegen.gradients import all_gradients, is_chain
 from einc.codegen.header import copies, figures
 from einc.codegen.layout import (
     TOKENS,
-    Copy,
     Dim,
     Groups,
-    Layouts,
     Operands,
     Tensor,
     layout_text,
@@ -49,45 +48,64 @@ from einc.codegen.nodes import (
     Router,
     Sum,
     Value,
-    View,
 )
+from einc.codegen.statements import Dtype, Statements, fresh, root_of
 from einc.errors import InternalError
 from einc.plan import Contraction, Key, Leaf, Node, Plan, TermPlan
 from einc.sizes import Binding
 
-Dtype = Literal["float32", "bfloat16"]
-RUN = 16
-"""Values that lie together and are copied as one."""
-SHORT_RUNS = 8.0
-"""Times as long takes a copy of shorter runs: they go at 1 to 4 GB/s where long ones go
-at 26 to 37, on the CPU that this was measured on."""
 MOST_TURNED = 6
 """Products of which both orientations are tried, all together."""
 
 
-def lower(profile: Profile, class_name: str, dtype: Dtype = "float32") -> Module:
+def lower(
+    profile: Profile,
+    class_name: str,
+    dtype: Dtype = "float32",
+    backward: Backward = "manual",
+) -> Module:
     """The module that computes a structure in the order of `profile.plan`.
 
-    `dtype` is what the layouts are chosen for; the module takes any.
+    `dtype` is what the layouts are chosen for; the module takes any. The backward is
+    autograd's own where none by hand pays, whatever `backward` says.
     """
     if profile.figures is None:
         raise InternalError("code of what was analysed without features")
     binding, structure = profile.figures.binding, profile.structure
     sizes = scales(binding)
-    lowering = min(
-        (
-            _Lowering(binding, profile.plan, sizes, dtype, turned)
-            for turned in _orientations(profile.plan)
-        ),
-        key=lambda lowering: lowering.cost,
-    )
+
+    def lowerings(by_hand: bool) -> Iterator[Lowering]:
+        for turned in _orientations(profile.plan):
+            yield Lowering(binding, profile.plan, sizes, dtype, turned, by_hand)
+
+    lowering = min(lowerings(False), key=lambda lowering: lowering.cost)
+    body, chunks, written = tuple(lowering.body), None, None
+    # Chunks are written into a whole: a copy, unless the result is one anyway.
+    if backward != "autograd" and lowering.writes_result and is_chain(profile.plan):
+        lowering, gradients = min(
+            (
+                (forward, gradients)
+                for forward in lowerings(True)
+                if forward.writes_result
+                for gradients in all_gradients(forward)
+            ),
+            key=lambda pair: pair[0].cost + pair[1].cost,
+            default=(lowering, None),
+        )
+        if gradients is not None:
+            recompute = backward == "recompute"
+            body, chunks = in_chunks(lowering, gradients, recompute)
+            written = gradients.layouts.copies
     arguments = ", ".join(f"{k} = {v}" for k, v in structure.arguments.items())
     return Module(
         name=class_name,
         title=f"{structure.name}({arguments})" if arguments else structure.name,
         d_in=binding.d_in,
         d_out=binding.d_out,
-        figures=(*figures(profile), *copies(profile, lowering.layouts.copies)),
+        figures=(
+            *figures(profile),
+            *copies(profile, lowering.layouts.copies, written),
+        ),
         parameters=tuple(
             Parameter(
                 f.name,
@@ -98,9 +116,10 @@ def lower(profile: Profile, class_name: str, dtype: Dtype = "float32") -> Module
             )
             for f in structure.factors
         ),
-        body=tuple(lowering.body),
+        body=body,
         router=_router(binding),
         experts=tuple(lowering.experts),
+        chunks=chunks,
     )
 
 
@@ -124,7 +143,7 @@ def _orientations(plan: Plan) -> Iterator[frozenset[Key]]:
         yield from map(frozenset, combinations(tried, size))
 
 
-class _Lowering:
+class Lowering(Statements):
     """The statements of `contract`, written term by term into `body`.
 
     A product of x and a weight is computed as tokens x weight, or, where it is
@@ -139,39 +158,29 @@ class _Lowering:
         sizes: dict[str, Scale],
         dtype: Dtype,
         turned: frozenset[Key],
+        by_hand: bool,
     ) -> None:
-        self.dtype = dtype
+        super().__init__(binding, plan.tokens or 1, dtype)
         self.turned = turned
         self.next = {
             operand.key: step
             for _, step in plan.steps
             for operand in (step.left, step.right)
         }
-        self.binding = binding
-        self.layouts = Layouts(binding)
         self.plan = plan
         self.scales = sizes
-        self.tokens = plan.tokens or 1
         self.body: list[Assign] = []
         self.experts: list[Experts] = []
         self.known: dict[Key, Tensor] = {}
+        self.operands: dict[Key, tuple[Tensor, Tensor]] = {}
+        self.result: Tensor | None = None
+        self.writes_result = False
         self.inputs = {binding.d_in: Local("x")}
         self.reads = _reads(plan)
+        if by_hand:
+            # Backward reads them once more, as they are.
+            self.reads.update({"x", *(step.name for _, step in plan.steps)})
         self._run()
-
-    @property
-    def cost(self) -> float:
-        """What the copies of a call cost, in values that are copied in long runs."""
-        return sum(self._cost_of(copy) for copy in self.layouts.copies)
-
-    def _cost_of(self, copy: Copy) -> float:
-        sizes = [
-            self.tokens if dim is TOKENS else self.binding.size(dim)
-            for group in copy.groups
-            for dim in group
-        ]
-        run = math.prod(sizes[len(sizes) - copy.kept :])
-        return math.prod(sizes) * (1.0 if run >= RUN else SHORT_RUNS)
 
     def _run(self) -> None:
         """Writes `self.body`, which ends in an assignment to y."""
@@ -195,14 +204,17 @@ class _Lowering:
         """The value of one term: (n, out_features)."""
         result = self._node(term, term.root, padded[0])
         output = self.layouts.big(term.network.term.output)
+        self.result = self.layouts.arrange(result, ((TOKENS,), output))
+        before = len(self.layouts.copies)
         found = self.layouts.regroup(result, ((TOKENS,), output))
         y: Value = found.value
         if found.lies != found.dims:
             self.layouts.copied(found.lies, found.groups)
             y = Contiguous(y)
+        self.writes_result = len(self.layouts.copies) > before
         if padded[1] != self.binding.d_out:
             y = Cut(y, self.binding.d_out)
-        root = _root(y)
+        root = root_of(y)
         if len(self.plan.terms) == 1 or y == root:
             return y
         name = self._name(root, "y")
@@ -263,8 +275,7 @@ class _Lowering:
         used = {assign.target for assign in self.body}
         used |= {step.name for _, step in self.plan.steps}
         used |= {factor.name for factor in self.binding.structure.factors}
-        numbers = range(1, len(used) + 2)
-        return next(n for i in numbers if (n := f"{letter}{i}") not in used)
+        return fresh(letter, used)
 
     # Contractions
 
@@ -294,18 +305,13 @@ class _Lowering:
             # The last weight is permuted rather than the output.
             columns = tuple(d for d in term.network.term.output if d in columns)
         prefix = (batch,) if batch else ()
-        kind: Literal["matmul", "bmm"] = "bmm" if batch else "matmul"
         if node.key in self.turned:
             # First what the next product sums: together with what it sums of these.
             columns = self._sums_first(node, columns)
-            first = self._operand(right, (*prefix, columns, summed))
-            second = self._operand(left, (*prefix, summed, rows))
-            groups: Groups = (*prefix, columns, rows)
+            operands = self.matrix(right, left, prefix, columns, summed, rows)
         else:
-            first = self._operand(left, (*prefix, rows, summed))
-            second = self._operand(right, (*prefix, summed, columns))
-            groups = (*prefix, rows, columns)
-        return self._product(term, node, Operands(kind, first, second, groups))
+            operands = self.matrix(left, right, prefix, rows, summed, columns)
+        return self._product(term, node, operands)
 
     def _sums_first(
         self, node: Contraction, columns: tuple[Dim, ...]
@@ -314,20 +320,6 @@ class _Lowering:
         if after is None:
             return columns
         return tuple(sorted(columns, key=lambda axis: axis in after.kept))
-
-    def _operand(self, tensor: Tensor, groups: Groups) -> Tensor:
-        """As an operand of a matrix product, which copies what it cannot read.
-
-        It reads matrices of which one dimension is contiguous; in bfloat16 on a CPU those
-        fast of which the last one is.
-        """
-        found = self.layouts.regroup(tensor, groups)
-        fastest = found.lies[-1:]
-        ends = [group[-1:] for group in groups[-2:]]
-        read = ends if self.dtype == "float32" else ends[-1:]
-        if fastest not in read:
-            self.layouts.copied(found.lies, found.groups, inside=True)
-        return found
 
     def _experts(self, term: TermPlan, padded_in: int) -> Tensor:
         """All of `term.expert_steps`, as one call."""
@@ -359,7 +351,7 @@ class _Lowering:
 
     def _local(self, tensor: Tensor, taken: list[Value]) -> Local | Attribute:
         """A name for a tensor, after a line for it where it is not as it was."""
-        root = _root(tensor.value)
+        root = root_of(tensor.value)
         if tensor.value != root:
             name = self._name(root, root.name[0])
             if Local(name) in taken:
@@ -379,7 +371,7 @@ class _Lowering:
         named: list[Value] = []
         comment = self._comment(term, node)
         for tensor in (operands.left, operands.right):
-            root = _root(tensor.value)
+            root = root_of(tensor.value)
             if tensor.value != root:
                 name = self._name(root, root.name[0])
                 if Local(name) in named:
@@ -388,9 +380,14 @@ class _Lowering:
                 self.body.append(Assign(name, tensor.value, layout, comment))
                 root, comment = Local(name), ""
             named.append(root)
-        product = Product(operands.kind, named[0], named[1])
+        left, right = named
+        product = Product(operands.kind, left, right)
         self.body.append(
             Assign(node.name, product, layout_text(operands.groups), comment)
+        )
+        self.operands[node.key] = (
+            replace(operands.left, value=left),
+            replace(operands.right, value=right),
         )
         return Tensor(Local(node.name), operands.groups)
 
@@ -412,12 +409,3 @@ def _reads(plan: Plan) -> Counter[str]:
     """How often what has a name is read: by contractions, and as a term's result."""
     nodes = [operand for _, step in plan.steps for operand in (step.left, step.right)]
     return Counter(node.name for node in [*nodes, *(t.root for t in plan.terms)])
-
-
-def _root(value: Value) -> Local | Attribute:
-    """What a chain of views starts from."""
-    while not isinstance(value, Local | Attribute):
-        if not isinstance(value, View):
-            raise InternalError("a product without a name")
-        value = value.value
-    return value

@@ -6,6 +6,7 @@ to (tokens, out). Shapes are literal; -1 stands for what holds the tokens.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -146,6 +147,15 @@ class ExpertsCall:
 View = Reshape | Permute | Contiguous | Sum | Pad | Cut
 """What has one tensor, `value`, and multiplies nothing."""
 
+
+@dataclass(frozen=True)
+class ChunksCall:
+    """What the module's `products` make of x, (n, in), and weights: (n, out)."""
+
+    source: Local
+    weights: tuple[Local | Attribute, ...]
+
+
 Value = (
     Local
     | Attribute
@@ -155,6 +165,7 @@ Value = (
     | GroupedProduct
     | ExpertWeight
     | ExpertsCall
+    | ChunksCall
 )
 
 
@@ -222,11 +233,62 @@ class Experts:
 
 
 @dataclass(frozen=True)
+class Guarded:
+    """A statement for the gradients of the arguments `first` to `last` of `Chunks`.
+
+    They are counted from 0, which is x. What no gradient is asked for is skipped.
+    """
+
+    first: int
+    last: int
+    statement: Assign
+
+
+@dataclass(frozen=True)
+class Chunks:
+    """What is computed for `size` tokens at a time, forward and backward.
+
+    `forward` leads from the `arguments`, x and weights, to `result`, of which the first dimension is the
+    tokens' and the others together the features; `kept` of it are what backward reads,
+    unless it computes them `again`. `backward` leads from the `incoming` gradient of the
+    result to the gradients of the arguments, of those that are `wanted`, under `names`.
+    """
+
+    size: int
+    arguments: tuple[str, ...]
+    forward: tuple[Assign, ...]
+    result: Value
+    kept: tuple[str, ...]
+    again: tuple[Assign, ...]
+    wanted: str
+    incoming: str
+    names: tuple[str, ...]
+    backward: tuple[Guarded, ...]
+
+
+@dataclass(frozen=True)
 class Router:
     """How many experts a module has, and how many a token takes."""
 
     experts: int
     top: int
+
+
+@dataclass(frozen=True)
+class Fused:
+    """Two contractions of x as one call of a kernel.
+
+    `arguments` are what it takes: x as (n, g, a) and the `weights` as (g, a, f, r) and
+    (f, g, r, e); `result` is (n, out_features) from its y, (n, f, e). `blocks` are, by
+    bytes of a value, how much of n, g, a and f a program takes forward and backward.
+    """
+
+    equation: str
+    weights: tuple[Value, ...]
+    arguments: tuple[Assign, ...]
+    layout: str
+    result: Value
+    blocks: Mapping[int, tuple[Sequence[int], Sequence[int]]]
 
 
 @dataclass(frozen=True)
@@ -242,3 +304,5 @@ class Module:
     body: tuple[Assign, ...]
     router: Router | None = None
     experts: tuple[Experts, ...] = ()
+    chunks: Chunks | None = None
+    fused: Fused | None = None

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from einc import compiler, options
-from einc.codegen.lower import Dtype as DtypeName
+from einc.codegen.chunks import Backward as BackwardName
+from einc.codegen.statements import Dtype as DtypeName
 from einc.errors import Diagnostic
 from einc.options import Stage
 from einc.order import Order as OrderName
@@ -23,6 +24,8 @@ def codegen(
     tokens: options.Tokens = compiler.DEFAULT_TOKENS,
     order: options.Order = options.BEST,
     dtype: options.PlannedDtype = options.Dtype.float32,
+    backward: options.Backward = options.MANUAL,
+    kernels: options.Kernels = options.KernelsName.torch,
     class_name: options.ClassName = "",
     stage: options.Emit = Stage.source,
     output: options.Output = None,
@@ -36,7 +39,15 @@ def codegen(
         wanted = options.shapes(d_in, d_out, shape)
         chosen = options.structure(spec, expr, define, route)
         text, found = _emit(
-            chosen, wanted, stage, tokens, options.kind(order), dtype.value, class_name
+            chosen,
+            wanted,
+            stage,
+            tokens,
+            options.kind(order),
+            dtype.value,
+            backward.value,
+            kernels.value,
+            class_name,
         )
         kept = options.judged(found, warnings)
         if output is None:
@@ -53,6 +64,8 @@ def _emit(
     tokens: int,
     order: OrderName,
     dtype: DtypeName,
+    backward: BackwardName,
+    kernels: compiler.Kernels,
     class_name: str,
 ) -> tuple[str, list[Diagnostic]]:
     """The text of a stage, and the warnings on the way to it."""
@@ -72,7 +85,7 @@ def _emit(
         name = class_name
         if class_name and len(shapes) > 1:
             name = f"{class_name}{d_in}x{d_out}"
-        modules.append(compiler.module(profile, name, dtype))
+        modules.append(compiler.module(profile, name, dtype, backward, kernels))
     if stage is Stage.module:
         return "\n".join(report.tree(m) + "\n" for m in modules), warnings
     return compiler.source(structure, modules), warnings

@@ -15,7 +15,8 @@ from torch import nn
 
 from einc import compiler
 from einc.analysis.profile import Profile
-from einc.codegen.lower import Dtype
+from einc.codegen.chunks import Backward
+from einc.codegen.statements import Dtype
 from einc.errors import UsageError
 from einc.sizes import Binding
 
@@ -23,13 +24,17 @@ _BINDINGS: dict[type, Binding] = {}
 
 
 def class_of(
-    report: Profile, class_name: str = "", dtype: Dtype = "float32"
+    report: Profile,
+    class_name: str = "",
+    dtype: Dtype = "float32",
+    backward: Backward = "manual",
+    kernels: compiler.Kernels = "torch",
 ) -> type[nn.Module]:
     """The generated class of what was analysed at one shape, laid out for `dtype`.
 
     Raises `UsageError` where the features were left open.
     """
-    module = compiler.module(report, class_name, dtype)
+    module = compiler.module(report, class_name, dtype, backward, kernels)
     source = compiler.source(report.structure, [module])
     assert report.figures is not None
     return module_class(source, module.name, report.figures.binding)

@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from einc.analysis.profile import Profile
-from einc.codegen.lower import Dtype
+from einc.codegen.statements import Dtype
 from einc.errors import UsageError
 from einc.nn.compile import class_of
 from einc.sizes import Binding

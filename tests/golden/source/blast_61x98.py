@@ -11,10 +11,108 @@
 #
 # with blocks = 4, rank = d^(1/2).
 
+from functools import partial
 from typing import ClassVar
 
 import torch
 from torch import nn
+
+
+class _InChunks(torch.autograd.Function):
+    """A module's `products` over chunks of tokens, and its `gradients` backward.
+
+    Chunks stay in a CPU's cache, and the gradients are written for the layouts that
+    they find: autograd's own would copy more. Where gradients are differentiated
+    again, and under torch.func, plain operations do the same.
+    """
+
+    @staticmethod
+    def forward(module, x, *weights):
+        """(n, in) to (n, out), and behind it what backward reads of each chunk."""
+        chunks = _chunks(module, x)
+        y, saved = None, []
+        for rows in chunks:
+            part, *kept = module.products(x[rows], *weights)
+            saved += kept
+            if len(chunks) == 1:
+                y = part.flatten(1).contiguous()
+            else:
+                y = part.new_empty(len(x), *part.shape[1:]) if y is None else y
+                y[rows] = part
+        return y.flatten(1), *saved
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        ctx.module, x, *weights = inputs
+        ctx.count, ctx.extra = len(inputs) - 1, len(output) - 1
+        ctx.mark_non_differentiable(*output[1:])
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(x, *weights, *output[1:])
+        ctx.save_for_forward(x, *weights)
+
+    @staticmethod
+    def backward(ctx, dy, *_):
+        if dy is None:
+            return (None,) * (1 + ctx.count)
+        tensors = ctx.saved_tensors
+        (x, *weights), saved = tensors[: ctx.count], tensors[ctx.count :]
+        module, wanted = ctx.module, ctx.needs_input_grad[1:]
+        if torch.is_grad_enabled():  # they will be differentiated again
+            plain = partial(_plain, module)
+            return None, *torch.func.vjp(plain, x, *weights)[1](dy)
+        chunks = _chunks(module, x)
+        each = len(saved) // len(chunks)
+        dx, totals = None, [None] * len(weights)
+        for i, rows in enumerate(chunks):
+            kept = saved[each * i : each * (i + 1)]
+            part, *parts = module.gradients(wanted, dy[rows], x[rows], *weights, *kept)
+            if part is not None and len(chunks) == 1:
+                dx = part.flatten(1)
+            elif part is not None:
+                dx = part.new_empty(len(x), *part.shape[1:]) if dx is None else dx
+                dx[rows] = part
+            for k, part in enumerate(parts):
+                totals[k] = part if totals[k] is None else totals[k].add_(part)
+        return None, dx if dx is None else dx.flatten(1), *totals
+
+    @staticmethod
+    def vmap(info, in_dims, module, x, *weights):
+        return (torch.vmap(partial(_plain, module), in_dims[1:])(x, *weights),), (0,)
+
+    @staticmethod
+    def jvp(ctx, _, *tangents):
+        inputs = ctx.saved_tensors
+        parts = [
+            _plain(ctx.module, *inputs[:i], tangent, *inputs[i + 1 :])
+            for i, tangent in enumerate(tangents)
+            if tangent is not None
+        ]
+        return sum(parts[1:], parts[0]), *[None] * ctx.extra
+
+
+def _chunks(module, x):
+    """Slices of the tokens: one chunk is best where there are no caches to fill."""
+    size = module.chunk if x.device.type == "cpu" else max(len(x), 1)
+    return [slice(i, i + size) for i in range(0, max(len(x), 1), size)]
+
+
+def _plain(module, x, *weights):
+    """(n, in) to (n, out) in plain operations, all tokens at once."""
+    return module.products(x, *weights)[0].flatten(1).contiguous()
+
+
+def _in_chunks(module, x, *weights):
+    """The same with a backward by hand: torch.compile finds as good a one itself."""
+    one = not torch.is_grad_enabled() and len(x) <= module.chunk
+    if torch.compiler.is_compiling() or one:
+        return _plain(module, x, *weights)
+    device = x.device.type
+    if device != "meta" and torch.is_autocast_enabled(device):
+        dtype = torch.get_autocast_dtype(device)
+        x, *weights = (
+            t if t.dtype == torch.float64 else t.to(dtype) for t in (x, *weights)
+        )
+    return _InChunks.apply(module, x, *weights)[0]
 
 
 class Blast61x98(nn.Module):
@@ -26,10 +124,12 @@ class Blast61x98(nn.Module):
     2,880 FLOPs a token forward (24.09% of dense), 8,640 with backward
     order: best, planned for 4,096 tokens a call
     copies beside the products: r, p, j inside a product; n, p*q
+    copies in backward: r, j, p inside a product; n, j*c
     """
 
     in_features = 61
     out_features = 98
+    chunk = 4096  # tokens on a CPU
 
     # Learning rates, as multiples of that of nn.Linear with these features.
     LR_MULTIPLIERS: ClassVar = {
@@ -83,21 +183,55 @@ class Blast61x98(nn.Module):
     def contract(self, x: torch.Tensor) -> torch.Tensor:
         """(n, in_features) to (n, out_features), without the bias."""
         # 3 zeros, up to 64 features
-        x = nn.functional.pad(x, (0, 3))
-        # z1[j, r] = x[j, c] * V[j, c, r]: 512 multiply-adds a token
+        x1 = nn.functional.pad(x, (0, 3))
         V = self.V.permute(0, 2, 1)  # j, r, c
-        x = x.reshape(-1, 4, 16).permute(1, 2, 0)  # j, c, n
-        z1 = torch.bmm(V, x)  # j, r, n
-        # z2[r, p] = z1[j, r] * S[p, j, r]: 128 multiply-adds a token
         S = self.S.permute(2, 0, 1)  # r, p, j
-        z1 = z1.permute(1, 0, 2)  # r, j, n
-        z2 = torch.bmm(S, z1)  # r, p, n
-        # y[p, q] = z2[r, p] * U[p, q, r]: 800 multiply-adds a token
-        z2 = z2.permute(1, 2, 0)  # p, n, r
         U = self.U.permute(0, 2, 1)  # p, r, q
-        y = torch.bmm(z2, U)  # p, n, q
-        y = y.permute(1, 0, 2).reshape(-1, 100)[:, :98]
+        y = _in_chunks(type(self), x1, V, S, U)[:, :98]
         return y
+
+    @staticmethod
+    def products(x1, V, S, U) -> tuple[torch.Tensor, ...]:
+        """(n, in) and weights to (n, ...), the features, and what backward reads."""
+        # z1[j, r] = x[j, c] * V[j, c, r]: 512 multiply-adds a token
+        x2 = x1.reshape(-1, 4, 16).permute(1, 2, 0)  # j, c, n
+        z1 = torch.bmm(V, x2)  # j, r, n
+        # z2[r, p] = z1[j, r] * S[p, j, r]: 128 multiply-adds a token
+        z3 = z1.permute(1, 0, 2)  # r, j, n
+        z2 = torch.bmm(S, z3)  # r, p, n
+        # y[p, q] = z2[r, p] * U[p, q, r]: 800 multiply-adds a token
+        z4 = z2.permute(1, 2, 0)  # p, n, r
+        y = torch.bmm(z4, U)  # p, n, q
+        return y.permute(1, 0, 2), z1, z2
+
+    @staticmethod
+    def gradients(wanted, dy, x1, V, S, U, z1, z2) -> tuple[torch.Tensor | None, ...]:
+        """Of x and the weights, those that are wanted, from that of y."""
+        dx1 = dV = dS = dU = None
+        z21 = z2.permute(1, 0, 2)  # p, r, n
+        dy1 = dy.reshape(-1, 4, 25).permute(1, 0, 2)  # p, n, q
+        if wanted[3]:
+            dU = torch.bmm(z21, dy1)  # p, r, q
+        dy2 = dy.reshape(-1, 4, 25).permute(1, 2, 0)  # p, q, n
+        if any(wanted[:3]):
+            dz2 = torch.bmm(U, dy2)  # p, r, n
+            dz21 = dz2.permute(1, 0, 2)  # r, p, n
+        z11 = z1.permute(1, 2, 0)  # r, n, j
+        if wanted[2]:
+            dS = torch.bmm(dz21, z11)  # r, p, j
+        S1 = S.permute(0, 2, 1)  # r, j, p
+        if any(wanted[:2]):
+            dz1 = torch.bmm(S1, dz21)  # r, j, n
+            dz11 = dz1.permute(1, 0, 2)  # j, r, n
+        x11 = x1.reshape(-1, 4, 16).permute(1, 0, 2)  # j, n, c
+        if wanted[1]:
+            dV = torch.bmm(dz11, x11)  # j, r, c
+        if any(wanted[:2]):
+            dz12 = dz1.permute(1, 2, 0)  # j, n, r
+        if wanted[0]:
+            dx1 = torch.bmm(dz12, V)  # j, n, c
+            dx1 = dx1.permute(1, 0, 2)  # n, j, c
+        return dx1, dV, dS, dU
 
     def to_dense(self) -> torch.Tensor:
         """The (out_features, in_features) matrix that this is."""

@@ -1,0 +1,168 @@
+"""A backward by hand as Python: the helpers of a file, the functions of a module.
+
+In: `Chunks`. Out: lines. What is the same in all files is text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from itertools import groupby
+
+from einc.codegen.lines import assign, expression
+from einc.codegen.nodes import Chunks, Guarded
+from einc.codegen.writer import Writer
+
+HELPERS = '''\
+class _InChunks(torch.autograd.Function):
+    """A module's `products` over chunks of tokens, and its `gradients` backward.
+
+    Chunks stay in a CPU's cache, and the gradients are written for the layouts that
+    they find: autograd's own would copy more. Where gradients are differentiated
+    again, and under torch.func, plain operations do the same.
+    """
+
+    @staticmethod
+    def forward(module, x, *weights):
+        """(n, in) to (n, out), and behind it what backward reads of each chunk."""
+        chunks = _chunks(module, x)
+        y, saved = None, []
+        for rows in chunks:
+            part, *kept = module.products(x[rows], *weights)
+            saved += kept
+            if len(chunks) == 1:
+                y = part.flatten(1).contiguous()
+            else:
+                y = part.new_empty(len(x), *part.shape[1:]) if y is None else y
+                y[rows] = part
+        return y.flatten(1), *saved
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        ctx.module, x, *weights = inputs
+        ctx.count, ctx.extra = len(inputs) - 1, len(output) - 1
+        ctx.mark_non_differentiable(*output[1:])
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(x, *weights, *output[1:])
+        ctx.save_for_forward(x, *weights)
+
+    @staticmethod
+    def backward(ctx, dy, *_):
+        if dy is None:
+            return (None,) * (1 + ctx.count)
+        tensors = ctx.saved_tensors
+        (x, *weights), saved = tensors[: ctx.count], tensors[ctx.count :]
+        module, wanted = ctx.module, ctx.needs_input_grad[1:]
+        if torch.is_grad_enabled():  # they will be differentiated again
+            plain = partial(_plain, module)
+            return None, *torch.func.vjp(plain, x, *weights)[1](dy)
+        chunks = _chunks(module, x)
+        each = len(saved) // len(chunks)
+        dx, totals = None, [None] * len(weights)
+        for i, rows in enumerate(chunks):
+            kept = saved[each * i : each * (i + 1)]
+            part, *parts = module.gradients(wanted, dy[rows], x[rows], *weights, *kept)
+            if part is not None and len(chunks) == 1:
+                dx = part.flatten(1)
+            elif part is not None:
+                dx = part.new_empty(len(x), *part.shape[1:]) if dx is None else dx
+                dx[rows] = part
+            for k, part in enumerate(parts):
+                totals[k] = part if totals[k] is None else totals[k].add_(part)
+        return None, dx if dx is None else dx.flatten(1), *totals
+
+    @staticmethod
+    def vmap(info, in_dims, module, x, *weights):
+        return (torch.vmap(partial(_plain, module), in_dims[1:])(x, *weights),), (0,)
+
+    @staticmethod
+    def jvp(ctx, _, *tangents):
+        inputs = ctx.saved_tensors
+        parts = [
+            _plain(ctx.module, *inputs[:i], tangent, *inputs[i + 1 :])
+            for i, tangent in enumerate(tangents)
+            if tangent is not None
+        ]
+        return sum(parts[1:], parts[0]), *[None] * ctx.extra
+
+
+def _chunks(module, x):
+    """Slices of the tokens: one chunk is best where there are no caches to fill."""
+    size = module.chunk if x.device.type == "cpu" else max(len(x), 1)
+    return [slice(i, i + size) for i in range(0, max(len(x), 1), size)]
+
+
+def _plain(module, x, *weights):
+    """(n, in) to (n, out) in plain operations, all tokens at once."""
+    return module.products(x, *weights)[0].flatten(1).contiguous()
+
+
+def _in_chunks(module, x, *weights):
+    """The same with a backward by hand: torch.compile finds as good a one itself."""
+    one = not torch.is_grad_enabled() and len(x) <= module.chunk
+    if torch.compiler.is_compiling() or one:
+        return _plain(module, x, *weights)
+    device = x.device.type
+    if device != "meta" and torch.is_autocast_enabled(device):
+        dtype = torch.get_autocast_dtype(device)
+        x, *weights = (
+            t if t.dtype == torch.float64 else t.to(dtype) for t in (x, *weights)
+        )
+    return _InChunks.apply(module, x, *weights)[0]
+'''
+
+
+def helpers(out: Writer) -> None:
+    """What all modules of a file use, after the imports."""
+    out.line()
+    out.line()
+    out.lines_of(HELPERS)
+
+
+def attributes(out: Writer, chunks: Chunks) -> None:
+    out.line(f"chunk = {chunks.size}  # tokens on a CPU")
+
+
+def methods(out: Writer, chunks: Chunks) -> None:
+    """`products` and `gradients` of a module."""
+    out.line("@staticmethod")
+    out.call("def products(", chunks.arguments, ") -> tuple[torch.Tensor, ...]:")
+    with out.indented():
+        rest = ", and what backward reads" * bool(chunks.kept)
+        out.line(f'"""(n, in) and weights to (n, ...), the features{rest}."""')
+        for statement in chunks.forward:
+            assign(out, statement)
+        returned = [expression(chunks.result), *chunks.kept]
+        out.line(f"return {', '.join(returned)}" + "," * (len(returned) == 1))
+    out.line()
+    out.line("@staticmethod")
+    arguments = [chunks.wanted, chunks.incoming, *chunks.arguments, *chunks.kept]
+    result = "tuple[torch.Tensor | None, ...]"
+    out.call("def gradients(", arguments, f") -> {result}:")
+    with out.indented():
+        out.line('"""Of x and the weights, those that are wanted, from that of y."""')
+        out.line(f"{' = '.join(chunks.names)} = None")
+        for statement in chunks.again:
+            assign(out, statement)
+        last = len(chunks.arguments) - 1
+        for (first, to), group in groupby(chunks.backward, _guard):
+            if (first, to) == (0, last):
+                _statements(out, group)
+            else:
+                with out.block(f"if {_condition(chunks.wanted, first, to)}:"):
+                    _statements(out, group)
+        out.line(f"return {', '.join(chunks.names)}")
+
+
+def _guard(statement: Guarded) -> tuple[int, int]:
+    return statement.first, statement.last
+
+
+def _statements(out: Writer, group: Iterable[Guarded]) -> None:
+    for guarded in group:
+        assign(out, guarded.statement)
+
+
+def _condition(wanted: str, first: int, last: int) -> str:
+    if first == last:
+        return f"{wanted}[{first}]"
+    return f"any({wanted}[{'' if first == 0 else first}:{last + 1}])"

@@ -1,0 +1,142 @@
+"""Forward and backward by hand as two functions over chunks of tokens.
+
+In: the lowering of a chain and its `Gradients`. Out: the statements that are left for
+`contract`, which prepare the weights, and `Chunks`, with all that reads tokens.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import Literal
+
+from einc.codegen.gradients import Gradients, Products
+from einc.codegen.layout import TOKENS
+from einc.codegen.nodes import (
+    Assign,
+    Attribute,
+    Chunks,
+    ChunksCall,
+    Cut,
+    Local,
+    Pad,
+    Product,
+    Value,
+    View,
+)
+
+Backward = Literal["autograd", "manual", "recompute"]
+
+CACHE = 1 << 22
+"""Bytes of a chunk's tensors that a cache holds."""
+LEAST = 256
+"""Tokens of a chunk: in fewer, what a call costs outweighs the cache."""
+BYTES = 4
+"""Of a value in float32."""
+
+
+def in_chunks(
+    forward: Products, gradients: Gradients, recompute: bool
+) -> tuple[tuple[Assign, ...], Chunks]:
+    """The body of `contract`, which ends in y assigned, and what it calls."""
+    arguments = gradients.arguments
+    outside, inside = _parted(forward.body, arguments[0])
+    assert forward.result is not None
+    kept = gradients.kept
+    chunks = Chunks(
+        size=_size(forward, gradients),
+        arguments=arguments,
+        forward=inside,
+        result=forward.result.value,
+        kept=() if recompute else kept,
+        again=_needed(inside, kept) if recompute else (),
+        wanted=gradients.wanted,
+        incoming=gradients.incoming,
+        names=gradients.names,
+        backward=tuple(gradients.body),
+    )
+    local = {assign.target for assign in outside}
+    weights = tuple(
+        Local(name) if name in local else Attribute(name) for name in arguments[1:]
+    )
+    y: Value = ChunksCall(Local(arguments[0]), weights)
+    binding = forward.binding
+    ((_, padded_out),) = binding.padded
+    if padded_out != binding.d_out:
+        y = Cut(y, binding.d_out)
+    return (*outside, Assign("y", y)), chunks
+
+
+def _parted(
+    body: Iterable[Assign], x: str
+) -> tuple[tuple[Assign, ...], tuple[Assign, ...]]:
+    """What reads no tokens, and what does up to the last product.
+
+    What a product computes is told beside it and not at its weight.
+    """
+    outside: list[Assign] = []
+    inside: list[Assign] = []
+    of_tokens = {x}
+    comment = ""
+    last = 0
+    for assign in body:
+        if isinstance(assign.value, Pad) or not _reads(assign.value) & of_tokens:
+            waits = not isinstance(assign.value, Pad | Product)
+            comment = (assign.comment or comment) if waits else comment
+            outside.append(replace(assign, comment="") if waits else assign)
+            continue
+        of_tokens.add(assign.target)
+        inside.append(replace(assign, comment=assign.comment or comment))
+        comment = ""
+        if isinstance(assign.value, Product):
+            last = len(inside)
+    return tuple(outside), tuple(map(_with_locals, inside[:last]))
+
+
+def _with_locals(assign: Assign) -> Assign:
+    """Without attributes: they are arguments."""
+    value = assign.value
+    if not isinstance(value, Product):
+        return assign
+    left, right = (
+        Local(v.name) if isinstance(v, Attribute) else v
+        for v in (value.left, value.right)
+    )
+    return replace(assign, value=replace(value, left=left, right=right))
+
+
+def _reads(value: Value) -> set[str]:
+    """The local variables in a value."""
+    match value:
+        case Local():
+            return {value.name}
+        case Product():
+            return _reads(value.left) | _reads(value.right)
+        case _ if isinstance(value, View):
+            return _reads(value.value)
+        case _:
+            return set()
+
+
+def _needed(body: tuple[Assign, ...], names: Iterable[str]) -> tuple[Assign, ...]:
+    """The statements that lead to `names`."""
+    needed, found = set(names), []
+    for assign in reversed(body):
+        if assign.target in needed:
+            needed |= _reads(assign.value)
+            found.append(assign)
+    return tuple(reversed(found))
+
+
+def _size(forward: Products, gradients: Gradients) -> int:
+    """A power of two of tokens, of which x, the intermediates and y fit a cache."""
+    ((padded_in, padded_out),) = forward.binding.padded
+    values = padded_in + padded_out
+    for tensor in forward.known.values():
+        if isinstance(tensor.value, Local) and tensor.value.name in gradients.kept:
+            values += math.prod(
+                forward.binding.size(d) for d in tensor.dims if d is not TOKENS
+            )
+    fitting = max(CACHE // (BYTES * values), LEAST)
+    return 1 << (fitting.bit_length() - 1)

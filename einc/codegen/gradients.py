@@ -1,0 +1,221 @@
+"""The backward of a chain of matrix products, in layouts of its own.
+
+In: the forward `Products` of one term, with the operands of each. Out: `Gradients`, with
+the statements that lead from the gradient of the result to those of x and the weights.
+Autograd would compute the same products in the layouts of the forward, with the
+copies that these then need.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import product as every
+from typing import Protocol
+
+from einc.codegen.layout import TOKENS, Dim, Groups, Operands, Tensor, layout_text
+from einc.codegen.nodes import Assign, Guarded, Local, Product, Value
+from einc.codegen.statements import Dtype, Statements, fresh, root_of
+from einc.plan import Contraction, Key, Plan
+from einc.sizes import Binding
+
+Guard = tuple[int, int]
+"""The first and the last of the arguments for whose gradients a statement is."""
+MOST_TURNED = 3
+"""Gradients of which both orientations are tried, all together; others are turned."""
+
+
+class Products(Protocol):
+    """What is read of a forward: tensors by key, and each product's operands."""
+
+    binding: Binding
+    plan: Plan
+    dtype: Dtype
+    tokens: int
+    known: dict[Key, Tensor]
+    operands: dict[Key, tuple[Tensor, Tensor]]
+    body: list[Assign]
+    result: Tensor | None
+
+
+def is_chain(plan: Plan) -> bool:
+    """Whether x goes through matrix products alone, two or more, one after the other.
+
+    Each with a weight of its own, which no other product of x reads.
+    """
+    if len(plan.terms) != 1 or plan.terms[0].expert_steps:
+        return False
+    steps = _of_x(plan)
+    weights = [step.x_first[1] for step in steps]
+    read = [leaf.name for leaf in plan.terms[0].leaves]
+    x = next(leaf for leaf in plan.terms[0].leaves if leaf.holds_x)
+    return (
+        len(steps) > 1
+        and not x.private
+        and len({weight.key for weight in weights}) == len(weights)
+        and len(set(read)) == len(read)
+    )
+
+
+def _of_x(plan: Plan) -> list[Contraction]:
+    return [step for _, step in plan.steps if step.holds_x]
+
+
+@dataclass(frozen=True)
+class _Step:
+    """A product of the forward: its data, its weight as an operand, its name."""
+
+    data: Tensor
+    weight: Tensor
+    name: str
+
+    @property
+    def columns(self) -> set[Dim]:
+        """What the product has from its weight alone."""
+        return set(self.weight.dims) - set(self.data.dims)
+
+
+def all_gradients(forward: Products) -> Iterator[Gradients]:
+    """The gradients in all orientations that are tried; none where `*` is among them."""
+    steps = []
+    for step in _of_x(forward.plan):
+        left, right = forward.operands[step.key]
+        if left.dims == right.dims or not _sums(step, left, right):
+            return
+        data = forward.known[step.x_first[0].key]
+        weight = right if TOKENS in left.dims else left
+        plain = replace(data, value=root_of(data.value))
+        steps.append(_Step(plain, weight, step.name))
+    tried = min(len(steps), MOST_TURNED)
+    for turned in every((True, False), repeat=tried):
+        yield Gradients(forward, steps, (True,) * (len(steps) - tried) + turned)
+
+
+def _sums(step: Contraction, left: Tensor, right: Tensor) -> bool:
+    return any(d in right.dims and d not in step.kept for d in left.dims)
+
+
+class Gradients(Statements):
+    """The statements of `gradients`, for the arguments x and weights."""
+
+    def __init__(
+        self, forward: Products, steps: Sequence[_Step], turned: Sequence[bool]
+    ) -> None:
+        super().__init__(forward.binding, forward.tokens, forward.dtype)
+        values = [steps[0].data.value, *(step.weight.value for step in steps)]
+        self.arguments = tuple(root_of(value).name for value in values)
+        self.kept = tuple(step.name for step in steps[:-1])
+        self.used = {assign.target for assign in forward.body} | set(self.arguments)
+        self.wanted = self._new("wanted")
+        self.incoming = self._new("dy")
+        self.names = tuple(self._new(f"d{name}") for name in self.arguments)
+        self.body: list[Guarded] = []
+        self.views: dict[Value, Local] = {}
+        self.guards: dict[str, Guard] = {}
+        self.operands: dict[tuple[Value, Groups], Tensor] = {}
+        output = self.layouts.big(forward.plan.terms[0].network.term.output)
+        gradient = Tensor(Local(self.incoming), ((TOKENS,), output))
+        for place in reversed(range(len(steps))):
+            self._weight(steps[place], place, gradient)
+            gradient = self._data(
+                steps[place],
+                place,
+                gradient,
+                turned[place],
+                steps[place - 1].columns if place else set(),
+            )
+        features = tuple(d for d in steps[0].data.dims if d is not TOKENS)
+        wanted: Groups = ((TOKENS,), features)
+        found = self.layouts.arrange(gradient, wanted)
+        if found.groups[0] != (TOKENS,):
+            found = self.layouts.reshape(found, wanted)
+        if found.lies != found.dims:
+            self.layouts.copied(found.lies, wanted)
+        if found != gradient:
+            self._assign(self.names[0], found, (0, 0))
+
+    def operand(self, tensor: Tensor, groups: Groups) -> Tensor:
+        """What two products read in the same layout is copied once."""
+        key = (tensor.value, groups)
+        if key not in self.operands:
+            self.operands[key] = super().operand(tensor, groups)
+        return self.operands[key]
+
+    def _new(self, name: str) -> str:
+        """The name, or with a number where something has it."""
+        found = fresh(name, self.used) if name in self.used else name
+        self.used.add(found)
+        return found
+
+    def _weight(self, step: _Step, place: int, gradient: Tensor) -> None:
+        """The gradient of a weight: data and gradient, summed over the tokens."""
+        data, weight = step.data, step.weight
+        shared = tuple(d for d in gradient.lies if d in weight.dims and d in data.dims)
+        batch = (shared,) if shared else ()
+        rows = tuple(
+            d for d in gradient.lies if d in data.dims and d not in weight.dims
+        )
+        columns = tuple(d for d in gradient.lies if d not in data.dims)
+        summed = tuple(d for d in data.lies if d not in gradient.dims)
+        # The last dimension of the weight as an operand is the last one here.
+        if set(weight.groups[-1]) <= step.columns:
+            operands = self.matrix(data, gradient, batch, summed, rows, columns)
+        else:
+            operands = self.matrix(gradient, data, batch, columns, rows, summed)
+        name, guard = self.names[place + 1], (place + 1, place + 1)
+        found = self._multiply(name, operands, guard)
+        regrouped = self.layouts.regroup(found, weight.groups)
+        if regrouped.value != found.value:
+            self._assign(name, regrouped, guard)
+
+    def _data(
+        self,
+        step: _Step,
+        place: int,
+        gradient: Tensor,
+        turned: bool,
+        before: set[Dim],
+    ) -> Tensor:
+        """The gradient of a step's data: what the step before sums comes first in it."""
+        data = step.data
+        name = self.arguments[place + 1]
+        weight = replace(step.weight, value=Local(name))
+        shared = tuple(d for d in gradient.lies if d in weight.dims and d in data.dims)
+        batch = (shared,) if shared else ()
+        rows = tuple(
+            d for d in gradient.lies if d in data.dims and d not in weight.dims
+        )
+        columns = tuple(d for d in gradient.lies if d not in data.dims)
+        left = tuple(d for d in data.lies if d not in gradient.dims)
+        left = tuple(sorted(left, key=lambda d: d not in before))
+        if turned:
+            operands = self.matrix(weight, gradient, batch, left, columns, rows)
+        else:
+            operands = self.matrix(gradient, weight, batch, rows, columns, left)
+        target = self._new(f"d{self.kept[place - 1]}") if place else self.names[0]
+        self.guards[target] = (0, place)
+        return self._multiply(target, operands, (0, place))
+
+    def _multiply(self, target: str, operands: Operands, guard: Guard) -> Tensor:
+        """`target = a * b`, after a line for each of the two that is not as it was."""
+        left, right = self._named(operands.left), self._named(operands.right)
+        product = Product(operands.kind, left, right)
+        self._assign(target, Tensor(product, operands.groups), guard)
+        return Tensor(Local(target), operands.groups)
+
+    def _named(self, tensor: Tensor) -> Value:
+        """A name for a view; each is made once, where what it is a view of is made."""
+        root = root_of(tensor.value)
+        if tensor.value == root:
+            return root
+        if tensor.value not in self.views:
+            name = fresh(root.name, self.used)
+            self.used.add(name)
+            guard = self.guards.get(root.name, (0, len(self.arguments) - 1))
+            self._assign(name, tensor, guard)
+            self.views[tensor.value] = Local(name)
+        return self.views[tensor.value]
+
+    def _assign(self, target: str, tensor: Tensor, guard: Guard) -> None:
+        statement = Assign(target, tensor.value, layout_text(tensor.groups))
+        self.body.append(Guarded(*guard, statement))

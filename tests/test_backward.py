@@ -1,0 +1,224 @@
+"""A backward by hand: autograd's gradients with fewer copies, and all that torch does."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from structures import Case, any_case
+from test_copies import Clones, listed
+from torch.utils.flop_counter import FlopCounterMode
+
+import einc
+from einc import compiler, library
+from einc.api import StructuredMap
+
+CHAINS = [
+    "monarch",
+    "btt",
+    "kronecker",
+    "tensor_train",
+    "butterfly3",
+    "blast",
+    "einsum2",
+]
+
+
+def made(structure: StructuredMap, *shape: int, **options: Any) -> Any:
+    torch.manual_seed(0)
+    return structure.module_class(*shape, **options)(dtype=torch.float64)
+
+
+def is_by_hand(structure: StructuredMap, *shape: int, **options: Any) -> bool:
+    report = structure.analyze(*shape, certify=False)
+    return compiler.module(report, **options).chunks is not None
+
+
+def gradients(module: Any, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    x = x.clone().requires_grad_()
+    y = module(x)
+    pull = torch.linspace(-1, 1, y.numel(), dtype=y.dtype).reshape(y.shape)
+    return torch.autograd.grad(y, [x, *module.parameters()], pull)
+
+
+def check(structure: StructuredMap, shape: tuple[int, int], tokens: int) -> None:
+    """Values and gradients in chunks of 8 are those of autograd at once."""
+    expected = made(structure, *shape, backward="autograd")
+    x = torch.randn(tokens, shape[0], dtype=torch.float64)
+    for backward in ("manual", "recompute"):
+        for dtype in ("float32", "bfloat16"):
+            module = made(structure, *shape, dtype=dtype, backward=backward)
+            module.load_state_dict(expected.state_dict())
+            type(module).chunk = 8
+            torch.testing.assert_close(module(x), expected(x))
+            torch.testing.assert_close(gradients(module, x), gradients(expected, x))
+
+
+@pytest.mark.parametrize("shape", [(256, 256), (192, 768), (60, 97)], ids=str)
+@pytest.mark.parametrize("name", [n for n in library.NAMES if "moe" not in n])
+def test_gradients_are_autograds(name: str, shape: tuple[int, int]):
+    for tokens in (0, 1, 8, 19):
+        check(einc.load(name), shape, tokens)
+
+
+@settings(max_examples=60, deadline=None)
+@given(any_case())
+def test_gradients_of_any_structure_are_autograds(case: Case):
+    if case.route is None:
+        check(case.load(), (case.d_in, case.d_out), tokens=11)
+
+
+@pytest.mark.parametrize("name", CHAINS)
+def test_chains_have_one(name: str):
+    assert is_by_hand(einc.load(name), 1024, 1024)
+
+
+@pytest.mark.parametrize("name", ["dense", "low_rank", "block_diagonal"])
+def test_there_is_none_where_nothing_is_copied(name: str):
+    assert not is_by_hand(einc.load(name), 1024, 1024)
+
+
+def test_a_structure_that_reads_x_twice_has_autograds():
+    assert not is_by_hand(einc.load("low_rank_plus_block"), 1024, 1024)
+
+
+@pytest.mark.parametrize("name", CHAINS)
+def test_gradcheck_to_the_second_order(name: str):
+    module = made(einc.load(name), 16, 16)
+    type(module).chunk = 2
+    x = torch.randn(3, 16, dtype=torch.float64, requires_grad=True)
+    names = dict(module.named_parameters())
+
+    def call(x: torch.Tensor, *values: torch.Tensor) -> torch.Tensor:
+        given = dict(zip(names, values, strict=True))
+        return torch.func.functional_call(module, given, (x,))
+
+    inputs = (x, *(p.detach().requires_grad_() for p in names.values()))
+    assert torch.autograd.gradcheck(call, inputs)
+    assert torch.autograd.gradgradcheck(call, inputs)
+
+
+@pytest.mark.parametrize("backward", ["manual", "recompute"])
+@pytest.mark.parametrize("name", ["btt", "butterfly3"])
+def test_torch_func(name: str, backward: Any):
+    """Tangents, gradients of each token by themselves, batches of weights."""
+    module = made(einc.load(name), 16, 16, backward=backward)
+    plain = made(einc.load(name), 16, 16, backward="autograd")
+    plain.load_state_dict(module.state_dict())
+    type(module).chunk = 2
+    x = torch.randn(5, 3, 16, dtype=torch.float64)
+    found = []
+    for one in (module, plain):
+        parameters = dict(one.named_parameters())
+
+        def loss(values: Any, x: torch.Tensor, one: Any = one) -> torch.Tensor:
+            return torch.func.functional_call(one, values, (x,)).square().sum()
+
+        each = torch.func.vmap(torch.func.grad(loss), (None, 0))(parameters, x)
+        stacked = {k: torch.stack([v, 2 * v]) for k, v in parameters.items()}
+        many = torch.func.vmap(loss, (0, None))(stacked, x)
+        tangent = torch.func.jvp(one, (x,), (x + 1,))
+        hessian = torch.func.hessian(loss, 1)(parameters, x[0])
+        found.append((list(each.values()), many, tangent, hessian))
+    torch.testing.assert_close(*found)
+
+
+@pytest.mark.parametrize("tokens", [5, 300])
+@pytest.mark.parametrize("name", CHAINS)
+def test_flops_are_those_of_the_profile(name: str, tokens: int):
+    structure = einc.load(name)
+    module = structure.module_class(256, 256)(bias=False)
+    type(module).chunk = 64
+    x = torch.randn(tokens, 256, requires_grad=True)
+    report = structure.analyze(256, 256, certify=False)
+    assert report.figures is not None
+    with FlopCounterMode(display=False) as counter:
+        module(x).sum().backward()
+    free = [step for _, step in report.plan.steps if not step.holds_x]
+    assert free or counter.get_total_flops() == (
+        2 * report.figures.work.training_matrix * tokens
+    )
+
+
+def test_what_is_not_wanted_is_not_computed():
+    """A frozen weight and an input without gradient save a product each."""
+    module = einc.load("monarch").module_class(256, 256)()
+    x = torch.randn(4, 256)
+
+    def products(x: torch.Tensor) -> int:
+        with FlopCounterMode(display=False) as counter:
+            module(x).sum().backward()
+        one = 2 * 4 * 256 * 16
+        assert counter.get_total_flops() % one == 0
+        return counter.get_total_flops() // one
+
+    assert products(x.clone().requires_grad_()) == 6
+    assert products(x) == 5
+    module.A.requires_grad_(False)
+    assert products(x) == 3  # y, z and the gradient of B
+    assert module.A.grad is not None and module.B.grad is not None
+
+
+def test_recomputing_keeps_x_alone():
+    """The bytes that autograd holds for backward beside the parameters."""
+    held = {}
+    for backward in ("manual", "recompute", "autograd"):
+        module = einc.load("btt", rank=4).module_class(256, 256, backward=backward)()
+        sizes = {}
+
+        def keep(tensor: torch.Tensor, sizes: Any = sizes) -> torch.Tensor:
+            sizes[tensor.untyped_storage().data_ptr()] = tensor.numel()
+            return tensor
+
+        x = torch.randn(1000, 256, requires_grad=True)
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda t: t):
+            y = module(x)
+        of_tokens = [n for n in sizes.values() if n >= 1000]
+        held[backward] = sum(n for n in of_tokens if n not in (16**3 * 4,)) / 256_000
+        del y
+    assert held["recompute"] < 1.1
+    assert held["manual"] < 5.2
+
+
+def test_autocast_and_checkpointing():
+    structure = einc.load("btt", rank=2)
+    module = structure.module_class(256, 256)()
+    plain = structure.module_class(256, 256, backward="autograd")()
+    plain.load_state_dict(module.state_dict())
+    type(module).chunk = 8
+    x = torch.randn(20, 256)
+    found = []
+    for one in (module, plain):
+        leaf = x.clone().requires_grad_()
+        with torch.autocast("cpu", torch.bfloat16):
+            y = torch.utils.checkpoint.checkpoint(one, leaf, use_reentrant=False)
+        assert y.dtype is torch.bfloat16
+        found.append(torch.autograd.grad(y.float().sum(), [leaf, *one.parameters()]))
+    torch.testing.assert_close(*found, rtol=0.05, atol=0.05)
+
+
+@pytest.mark.parametrize("name", CHAINS)
+def test_copies_of_a_backward_are_those_listed(name: str):
+    structure = einc.load(name)
+    module = structure.module_class(256, 1024)(bias=False)
+    source = structure.source(256, 1024)
+    leaf = torch.randn(5, 256, requires_grad=True)
+    y = module(leaf)
+    with Clones() as clones:
+        torch.autograd.grad(y, leaf, torch.ones_like(y))
+    backward = listed(source, "copies in backward: ")
+    assert clones.count <= len(backward)
+    with Clones() as clones:
+        # The gradients of views of weights are views.
+        y = module(leaf)
+        torch.autograd.grad(y, [leaf, *module.parameters()], torch.ones_like(y))
+    assert clones.count == len(listed(source)) + len(backward)
+
+
+def test_the_compiler_sees_plain_operations():
+    module = einc.load("monarch").module_class(64, 64)()
+    x = torch.randn(3, 64, requires_grad=True)
+    compiled = torch.compile(module, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(x), module(x))
