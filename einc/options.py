@@ -228,6 +228,9 @@ Kernels = Annotated[
     KernelsName,
     typer.Option("--kernels", help="triton adds a fused kernel for NVIDIA GPUs"),
 ]
+Tune = Annotated[
+    bool, typer.Option("--tune", help="measure on this machine, take the fastest")
+]
 ClassName = Annotated[
     str, typer.Option("--class-name", metavar="NAME", help="the class's name")
 ]

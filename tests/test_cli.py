@@ -25,7 +25,7 @@ OPTIONS = {
     "analyze": "SPEC -e/--expr --in --out -D --route -W --tokens --order"
     " --why --spectrum --plot --force --json --no-color",
     "codegen": "SPEC -e/--expr --in --out --shape -D --route -W --tokens --order"
-    " --dtype --backward --kernels --class-name --emit -o/--output --force",
+    " --dtype --backward --kernels --tune --class-name --emit -o/--output --force",
     "taxonomy": "[SPEC]... -e/--expr --in --out -D -W --tokens --order"
     " --csv --markdown --plot --force --json --no-color",
     "search": "--in --out --factors --both --grid --omega --psi --nu --max-flops"

@@ -61,7 +61,7 @@ search.run
 search.request search.written search.shown search.picture
 nn.timing
 nn.machine nn.contestants
-nn.bench
+nn.bench nn.tune
 bench_report
 commands.certify commands.codegen commands.check commands.explain commands.fmt
 commands.library commands.draw commands.search

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from einc import compiler, options
 from einc.codegen.chunks import Backward as BackwardName
 from einc.codegen.statements import Dtype as DtypeName
@@ -26,6 +28,7 @@ def codegen(
     dtype: options.PlannedDtype = options.Dtype.float32,
     backward: options.Backward = options.MANUAL,
     kernels: options.Kernels = options.KernelsName.torch,
+    tune: options.Tune = False,
     class_name: options.ClassName = "",
     stage: options.Emit = Stage.source,
     output: options.Output = None,
@@ -47,6 +50,7 @@ def codegen(
             dtype.value,
             backward.value,
             kernels.value,
+            tune,
             class_name,
         )
         kept = options.judged(found, warnings)
@@ -66,6 +70,7 @@ def _emit(
     dtype: DtypeName,
     backward: BackwardName,
     kernels: compiler.Kernels,
+    tune: bool,
     class_name: str,
 ) -> tuple[str, list[Diagnostic]]:
     """The text of a stage, and the warnings on the way to it."""
@@ -85,7 +90,12 @@ def _emit(
         name = class_name
         if class_name and len(shapes) > 1:
             name = f"{class_name}{d_in}x{d_out}"
-        modules.append(compiler.module(profile, name, dtype, backward, kernels))
+        module = compiler.module(profile, name, dtype, backward, kernels)
+        if tune and structure.route is None:
+            from einc.nn.tune import tuned
+
+            module = replace(tuned(profile, name, dtype, backward), fused=module.fused)
+        modules.append(module)
     if stage is Stage.module:
         return "\n".join(report.tree(m) + "\n" for m in modules), warnings
     return compiler.source(structure, modules), warnings

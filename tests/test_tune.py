@@ -1,0 +1,71 @@
+"""Tuning takes what a clock says is fastest, and changes no result."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import einc
+from einc import compiler
+from einc.nn.compile import module_class
+from einc.nn.tune import CHUNKS, tuned
+
+
+def fastest(place: int) -> Any:
+    """A clock by which the call at `place` of each round of trials is the fastest."""
+
+    def times(calls: dict[str, Any]) -> dict[str, tuple[float, ...]]:
+        for call in calls.values():
+            call()
+        least = min(place, len(calls) - 1)
+        return {name: (float(i != least),) for i, name in enumerate(calls)}
+
+    return times
+
+
+@pytest.mark.parametrize("name", ["monarch", "btt", "low_rank", "dense"])
+def test_every_way_computes_the_same(name: str):
+    structure = einc.load(name)
+    report = structure.analyze(64, 96, tokens=600, certify=False)
+    assert report.figures is not None
+    x = torch.randn(300, 64)
+    expected, seen = None, set()
+    for place in range(4):
+        module = tuned(report, times=fastest(place))
+        source = compiler.source(report.structure, [module])
+        built: Any = module_class(source, module.name, report.figures.binding)
+        layer = built()
+        if expected is None:
+            state = layer.state_dict()
+            expected = x @ layer.to_dense().T
+        layer.load_state_dict(state)
+        torch.testing.assert_close(layer(x), expected, rtol=1e-4, atol=1e-4)
+        seen.add((module.chunks and module.chunks.size, module.body))
+        assert any(line.startswith("tuned for float32 on ") for line in module.figures)
+    if name in ("monarch", "btt"):
+        assert len(seen) == 4
+        sizes = {chunk for chunk, _ in seen}
+        assert sizes & set(CHUNKS) and None in sizes
+
+
+def test_the_clock_decides():
+    report = einc.load("monarch").analyze(64, 64, tokens=600, certify=False)
+    first = tuned(report, times=fastest(0))
+    assert first.chunks == compiler.module(report).chunks
+    assert tuned(report, backward="autograd", times=fastest(0)).chunks is None
+
+
+def test_command(tmp_path: Path):
+    """The real one, on a small layer: the file says that it was tuned, and runs."""
+    path = tmp_path / "tuned.py"
+    command = [sys.executable, "-m", "einc", "codegen", "monarch", "--in", "64"]
+    command += ["--tune", "--tokens", "64", "-o", str(path)]
+    subprocess.run(command, check=True, timeout=120)
+    assert "    tuned for float32 on " in path.read_text()
+    code = "import tuned, torch; print(tuned.Monarch64x64()(torch.ones(2, 64)).shape)"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path)
