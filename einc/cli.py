@@ -17,6 +17,7 @@ from einc.commands import (
     explain,
     fmt,
     library,
+    scale,
     search,
     taxonomy,
 )
@@ -37,6 +38,7 @@ for name, command, summary in (
     ("taxonomy", taxonomy.taxonomy, "a table over structures, or a map"),
     ("search", search.search, "structures under limits, best first"),
     ("draw", draw.draw, "the tensor network and its contraction tree"),
+    ("scale", scale.scale, "loss against training compute, at several widths"),
     ("bench", bench.bench, "times beside nn.Linear"),
     ("check", check.check, "diagnostics only"),
     ("fmt", fmt.fmt, "one layout for .ein files"),

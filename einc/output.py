@@ -142,7 +142,14 @@ def progress() -> Iterator[Callable[[str, int, int], None]]:
 
     columns = TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn()
     stop = TextColumn("(Ctrl-C stops it)")
-    with Progress(*columns, stop, console=Console(stderr=True), transient=True) as bar:
+    # Longer than rich's own half a minute: a step of a study takes that.
+    with Progress(
+        *columns,
+        stop,
+        console=Console(stderr=True),
+        transient=True,
+        speed_estimate_period=3600,
+    ) as bar:
         tasks: dict[str, TaskID] = {}
 
         def tell(what: str, done: int, of: int) -> None:

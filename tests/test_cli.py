@@ -23,7 +23,7 @@ COMMANDS = typer.main.get_command(app).commands  # type: ignore[attr-defined]
 
 OPTIONS = {
     "analyze": "SPEC -e/--expr --in --out -D --route -W --tokens --order"
-    " --why --spectrum --plot --force --json --no-color",
+    " --why --spectrum --plot --device --force --json --no-color",
     "codegen": "SPEC -e/--expr --in --out --shape -D --route -W --tokens --order"
     " --dtype --backward --kernels --tune --class-name --emit -o/--output --force",
     "taxonomy": "[SPEC]... -e/--expr --in --out -D -W --tokens --order"
@@ -33,8 +33,11 @@ OPTIONS = {
     " --tokens --seed --save --resume --plot --force --json --no-color",
     "draw": "SPEC -e/--expr --in --out -D --route -W --tokens --order"
     " -o/--output --force",
+    "scale": "-o/--output [SPEC]... --task --data -D --widths --depth --seeds --seeds-of"
+    " --steps --minutes --lr --experts --auxiliary --workers --threads --ray --resume --plot"
+    " --force --json --no-color",
     "bench": "SPEC -e/--expr --in --out -D --route -W --tokens --dtype --device --pass"
-    " --compile --plot --force --json --no-color",
+    " --calibrate --compile --plot --force --json --no-color",
     "check": "[SPEC]... -e/--expr --in --out -D -W --json",
     "fmt": "FILE... --check",
     "explain": "[CODE]",
@@ -79,6 +82,9 @@ def test_help_leads_with_an_example_that_runs(name: str, tmp_path: Path):
     assert first.startswith(f"Example: einc {name}") and not blank
     (tmp_path / "my.ein").write_text(TWO)
     example = first.removeprefix("Example: einc ").partition(" > ")[0]
+    # An hour is asked for: the same study in seconds.
+    tiny = "--widths 8,16 --depth 1 --seeds 1 --steps 2 --lr 0.01"
+    example = example.replace("--minutes 60", tiny)
     ended = call(*shlex.split(example), cwd=tmp_path)
     told = "1 file laid out\n" if name == "fmt" else ""
     assert (ended.status, ended.err) == (0, told)

@@ -13,7 +13,7 @@ PACKAGE = Path(__file__).parents[1] / "einc"
 LAYERS = """
 source
 errors factorise attributes
-syntax explain
+syntax explain calibration times
 expressions mistakes
 parser
 structure layout
@@ -29,21 +29,21 @@ analysis.rank
 analysis.certificate analysis.why
 analysis.profile
 codegen.nodes codegen.names codegen.writer codegen.runtime
-codegen.tiles codegen.triton_runtime
-codegen.layout codegen.lines
+codegen.tiles codegen.triton_runtime codegen.strided
+codegen.layout codegen.lines codegen.recorder
 codegen.statements
-codegen.fusion codegen.triton
+codegen.fusion codegen.triton codegen.operations
 codegen.experts codegen.routed codegen.header codegen.gradients codegen.by_hand
 codegen.chunks
 codegen.lower codegen.emit
 specs
 compiler
-taxonomy nn.compile plots drawing.layered drawing.picture
+taxonomy predict nn.compile plots drawing.layered drawing.picture
 drawing.columns
 nn.spectrum nn.dense nn.fitting
 nn.adapter nn.projection
 api report
-nn.training
+nn.training predict_report
 nn.swap
 maps.places drawing.labels
 maps.figure maps.page
@@ -61,10 +61,22 @@ search.run
 search.request search.written search.shown search.picture
 nn.timing
 nn.machine nn.contestants
-nn.bench nn.tune
+nn.bench nn.tune nn.calibrate
 bench_report
+scale.layers scale.results scale.fits scale.tuning
+scale.moe scale.frontier
+scale.contestants scale.multiplier
+scale.models scale.summaries
+scale.compute scale.regression scale.sequences scale.claims scale.figures
+scale.text scale.pixels scale.told
+scale.tasks scale.report
+scale.job scale.settings
+scale.parallel scale.workers
+scale.training scale.cluster
+scale.budget
+scale.study
 commands.certify commands.codegen commands.check commands.explain commands.fmt
-commands.library commands.draw commands.search
+commands.library commands.draw commands.search commands.scale
 commands.analyze commands.bench commands.taxonomy
 cli
 __main__
@@ -76,7 +88,10 @@ LAYER = {
     for number, line in enumerate(LAYERS.split("\n"))
     for name in line.split()
 }
-PACKAGES = ("", "nn", "analysis", "codegen", "commands", "search", "drawing", "maps")
+PACKAGES = (
+    *("", "nn", "analysis", "codegen", "commands"),
+    *("search", "drawing", "maps", "scale"),
+)
 """They say what they are for, and the first two what they offer; nothing imports from
 them but einc's version."""
 

@@ -1,0 +1,1 @@
+"""Scaling-law studies: structures trained at several widths, fitted and compared."""

@@ -1,0 +1,40 @@
+"""The parts that all models of a study are made of, dense ones initialized by einc's rule.
+
+In: features. Out: modules. Which contestant stands where is `models`'.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+
+def dense(d_in: int, d_out: int) -> nn.Linear:
+    """nn.Linear with the standard deviation that the structure `dense` has; no bias yet.
+
+    sqrt(min(d_in, d_out)) / d_in: outputs of unit RMS or below from inputs of unit RMS.
+    """
+    layer = nn.Linear(d_in, d_out)
+    nn.init.normal_(layer.weight, std=min(d_in, d_out) ** 0.5 / d_in)
+    nn.init.zeros_(layer.bias)
+    return layer
+
+
+def head(d_in: int, d_out: int) -> nn.Linear:
+    """A dense output layer that starts at zero, so that all first losses are alike."""
+    layer = nn.Linear(d_in, d_out)
+    nn.init.zeros_(layer.weight)
+    nn.init.zeros_(layer.bias)
+    return layer
+
+
+class FeedForward(nn.Module):
+    """An MLP block: up, GELU, down."""
+
+    def __init__(self, up: nn.Module, down: nn.Module) -> None:
+        super().__init__()
+        self.up, self.down = up, down
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y: torch.Tensor = self.down(nn.functional.gelu(self.up(x)))
+        return y
