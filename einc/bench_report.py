@@ -13,17 +13,18 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from einc import plots
+from einc import plots, predict, predict_report
 from einc.analysis.profile import Profile
+from einc.calibration import Calibration, Machine
 from einc.errors import counted
 from einc.report import plain_table, signature
 from einc.sizes import Binding
+from einc.times import digits, faster, text, unit
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
     from einc.nn.bench import Row
-    from einc.nn.machine import Machine
 
 SCHEMA = "einc.bench/1"
 
@@ -40,6 +41,7 @@ COLUMNS = (
     "layer",
     "time",
     "quartiles",
+    "predicted",
     "/ nn.Linear",
     "quartiles",
     "x ideal",
@@ -47,26 +49,31 @@ COLUMNS = (
 )
 UNSTEADY = 2
 """Over how many times the lower quartile the upper one is too much."""
-UNITS = ((1.0, "s"), (1e-3, "ms"), (1e-6, "us"), (1e-9, "ns"))
 LINES = tuple(zip((*plots.STYLES, (0, (9, 3))), "osv^D", strict=True))
 """Style and marker of each contestant, in their order."""
 LEGEND = """\
 medians over rounds, and the quartiles, between which half of them are; ratios are taken
   within rounds
+predicted: from the calibration that is stored; `einc bench --calibrate` measures one
 x ideal: over nn.Linear's time in proportion to FLOPs
 bound by: the largest of the times that the FLOPs, the bytes and the launches of the
   structure ask for at the machine's ceilings"""
 
 
-def document(report: Profile, machine: Machine, rows: Sequence[Row]) -> dict[str, Any]:
-    """The document `einc.bench/1`: times in seconds, rates a second."""
+def document(
+    report: Profile, machine: Machine, rows: Sequence[Row], notes: Sequence[str] = ()
+) -> dict[str, Any]:
+    """The document `einc.bench/1`: times in seconds, rates a second.
+
+    `notes` are sentences more.
+    """
     profile = report.to_json()
     return {
         "schema": SCHEMA,
         **{key: profile[key] for key in ("structure", "arguments", "features")},
         "machine": machine.to_json(),
         "rows": [row.to_json() for row in rows],
-        "sentences": sentences(report.name, rows),
+        "sentences": [*sentences(report.name, rows), *notes],
         "warnings": profile["warnings"],
     }
 
@@ -80,15 +87,35 @@ def sentences(name: str, rows: Sequence[Row]) -> list[str]:
     for (dtype, kind), part in _parts(rows).items():
         for contestant, who in (("module", name), ("compiled", f"{name}, compiled,")):
             if contestant in part[0].times:
-                told.append(f"{dtype}, {kind}: {who} is {_faster(contestant, part)}")
+                how = faster(ratios(contestant, part), "measured")
+                told.append(f"{dtype}, {kind}: {who} is {how}")
     left_out = dict.fromkeys(reason for row in rows for reason in row.left_out)
     return [*told, *left_out, *_unsteady(rows)]
 
 
+def about(
+    report: Profile, machine: Machine, calibration: Calibration | None
+) -> list[str]:
+    """Why there are no predictions, or how far to rely on them."""
+    if calibration is None:
+        cuda = " --device cuda" * (machine.device == "cuda")
+        return [
+            f"nothing is predicted, for no calibration is stored: `einc bench "
+            f"--calibrate{cuda}` measures one"
+        ]
+    reason = predict.why_not(report, calibration)
+    if reason is not None:
+        return [reason]
+    differences = calibration.differences(machine)
+    if not differences:
+        return []
+    return [f"the calibration was made otherwise: {'; '.join(differences)}"]
+
+
 def _unsteady(rows: Sequence[Row]) -> list[str]:
     """That ratios are not to be relied on, where that is so."""
-    ratios = [row.ratios["module"] for row in rows]
-    count = sum(ratio.high >= UNSTEADY * ratio.low for ratio in ratios)
+    spreads = [row.ratios["module"] for row in rows]
+    count = sum(spread.high >= UNSTEADY * spread.low for spread in spreads)
     if not count:
         return []
     return [
@@ -97,30 +124,9 @@ def _unsteady(rows: Sequence[Row]) -> list[str]:
     ]
 
 
-def crossover(contestant: str, rows: Sequence[Row]) -> int | None:
-    """The tokens from which on it is faster than nn.Linear, of rows ascending in them.
-
-    None where it is not with the most tokens.
-    """
-    found = None
-    for row in reversed(rows):
-        if row.ratios[contestant].median >= 1:
-            break
-        found = row.tokens
-    return found
-
-
-def _faster(contestant: str, rows: Sequence[Row]) -> str:
-    first = crossover(contestant, rows)
-    if first == rows[0].tokens:
-        return "faster than nn.Linear at every measured number of tokens"
-    if first is not None:
-        return f"faster than nn.Linear from {first:,} tokens on"
-    faster = [row.tokens for row in rows if row.ratios[contestant].median < 1]
-    if not faster:
-        return "faster than nn.Linear at no measured number of tokens"
-    listed = ", ".join(f"{tokens:,}" for tokens in faster)
-    return f"faster than nn.Linear from no number of tokens on, only at {listed}"
+def ratios(contestant: str, rows: Sequence[Row]) -> dict[int, float]:
+    """A contestant's median ratios by tokens."""
+    return {row.tokens: row.ratios[contestant].median for row in rows}
 
 
 def _parts(rows: Sequence[Row]) -> dict[tuple[str, str], list[Row]]:
@@ -135,7 +141,11 @@ def _parts(rows: Sequence[Row]) -> dict[tuple[str, str], list[Row]]:
 
 
 def shown(
-    report: Profile, machine: Machine, rows: Sequence[Row], spread: bool = True
+    report: Profile,
+    machine: Machine,
+    rows: Sequence[Row],
+    spread: bool = True,
+    notes: Sequence[str] = (),
 ) -> RenderableType:
     """A table for each dtype and pass, what follows from them, and the machine.
 
@@ -149,14 +159,18 @@ def shown(
     parts: list[RenderableType] = [title]
     for (dtype, kind), part in _parts(rows).items():
         parts += [Text(f"\n{dtype}, {kind}", style="bold"), _table(part, spread)]
-    parts += [Text("\n" + "\n".join(sentences(report.name, rows)))]
+    told = [*sentences(report.name, rows), *notes]
+    parts += [Text("\n" + "\n".join(told))]
     parts += [Text(f"\n{LEGEND}\n"), _machine(machine, binding, rows)]
     return Group(*parts)
 
 
 def _table(rows: Sequence[Row], spread: bool) -> Table:
     table = plain_table()
-    wanted = [i for i, name in enumerate(COLUMNS) if spread or name != "quartiles"]
+    left_out = {"quartiles"} if not spread else set()
+    if all(row.predicted is None for row in rows):
+        left_out.add("predicted")
+    wanted = [i for i, name in enumerate(COLUMNS) if name not in left_out]
     for i in wanted:
         words = COLUMNS[i] in ("layer", "bound by")
         justify: Literal["left", "right"] = "left" if words else "right"
@@ -173,17 +187,19 @@ def _table(rows: Sequence[Row], spread: bool) -> Table:
 def _cells(row: Row, contestant: str) -> list[str]:
     """A cell a column; what is of the row stands with its first contestant."""
     seconds, ratio = row.seconds[contestant], row.ratios[contestant]
-    scale, unit = _unit(seconds.median)
+    scale, name = unit(seconds.median)
+    predicted = {} if row.predicted is None else row.predicted.seconds
     ideal = row.times_ideal(contestant)
     first, dense = contestant == "module", contestant == "dense"
     return [
         f"{row.tokens:,}" if first else "",
         CONTESTANTS[contestant],
-        f"{_digits(seconds.median / scale)} {unit}",
-        f"{_digits(seconds.low / scale)} - {_digits(seconds.high / scale)}",
-        "" if dense else f"{_digits(ratio.median)}x",
-        "" if dense else f"{_digits(ratio.low)} - {_digits(ratio.high)}",
-        "" if dense or ideal is None else _digits(ideal),
+        f"{digits(seconds.median / scale)} {name}",
+        f"{digits(seconds.low / scale)} - {digits(seconds.high / scale)}",
+        text(predicted[contestant]) if contestant in predicted else "",
+        "" if dense else f"{digits(ratio.median)}x",
+        "" if dense else f"{digits(ratio.low)} - {digits(ratio.high)}",
+        "" if dense or ideal is None else digits(ideal),
         row.bound if first else "",
     ]
 
@@ -193,39 +209,17 @@ def _machine(machine: Machine, binding: Binding, rows: Sequence[Row]) -> Text:
         dtype: max(_rate(row, binding) for row in rows if row.dtype == dtype)
         for dtype in dict.fromkeys(row.dtype for row in rows)
     }
-    rates = ", ".join(
-        f"{machine.matmul[dtype] / 1e9:,.0f} GFLOP/s in {dtype} "
-        f"(nn.Linear at best {rate / 1e9:,.0f})"
+    beside = {
+        dtype: f" (nn.Linear at best {rate / 1e9:,.0f})"
         for dtype, rate in reached.items()
-    )
-    scale, unit = _unit(machine.launch)
-    threads = counted(machine.threads, "thread")
-    return Text(
-        f"{machine.processor}, {threads}, torch {machine.torch}, "
-        f"allocator: {machine.allocator}\n"
-        f"ceilings: matrix products {rates}; copies {machine.copy / 1e9:,.1f} GB/s; "
-        f"a launch {_digits(machine.launch / scale)} {unit}"
-    )
+    }
+    return predict_report.ceilings(machine, beside)
 
 
 def _rate(row: Row, binding: Binding) -> float:
     """FLOPs a second of nn.Linear."""
     flops = (6 if row.kind == "training" else 2) * binding.d_in * binding.d_out
     return flops * row.tokens / row.seconds["dense"].median
-
-
-def _unit(seconds: float) -> tuple[float, str]:
-    """The unit in which seconds are at least 1, or the smallest."""
-    return next((u for u in UNITS if seconds >= u[0]), UNITS[-1])
-
-
-def _digits(value: float) -> str:
-    """Three digits, and no exponent.
-
-    >>> [_digits(v) for v in (0.0123, 1.234, 56.78, 1234.5)]
-    ['0.0123', '1.23', '56.8', '1,234']
-    """
-    return f"{value:,.0f}" if value >= 100 else f"{value:#.3g}"
 
 
 # A picture

@@ -28,17 +28,25 @@ if TYPE_CHECKING:
 
 
 def profile(
-    report: Profile, why: Reasons | None = None, spectra: Spectra | None = None
+    report: Profile,
+    why: Reasons | None = None,
+    spectra: Spectra | None = None,
+    times: RenderableType | None = None,
 ) -> RenderableType:
-    """What is it, what does it cost, what can it express (and why), in which order."""
+    """What is it, what does it cost, what can it express (and why), in which order.
+
+    `times` is a part more.
+    """
     figures = report.figures
     costs = _formulas(report) if figures is None else _costs(report, figures)
-    parts = [_what(report), costs, _expresses(report)]
+    parts: list[RenderableType] = [_what(report), costs, _expresses(report)]
     if spectra is not None:
         parts.append(_spectra(report, spectra))
     if why is not None:
         parts.append(_why(why))
     parts.append(_order(report))
+    if times is not None:
+        parts.append(times)
     spaced: list[RenderableType] = [parts[0]]
     for part in parts[1:]:
         spaced += [Text(), part]

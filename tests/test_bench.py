@@ -8,6 +8,8 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +19,12 @@ import torch
 from terminal import Ended
 from torch import nn
 
-from einc import bench_report, compiler, library, options
+from einc import bench_report, calibration, compiler, library, options, predict
 from einc.analysis.profile import Profile
+from einc.calibration import Calibration, Machine
 from einc.errors import InternalError, UsageError
-from einc.nn import bench, contestants, machine, timing
+from einc.nn import bench, calibrate, contestants, machine, overheads, timing
 from einc.nn.bench import Row
-from einc.nn.machine import Machine
 from einc.nn.timing import Spread, take_turns
 
 CEILINGS = Machine(
@@ -38,14 +40,26 @@ CEILINGS = Machine(
 
 
 @pytest.fixture
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As few rounds as there can be, and ceilings that mean nothing."""
+def quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Hardly any measuring, and no calibration that is stored."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    hasten(monkeypatch)
+
+
+def hasten(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As few rounds as there can be, and rates that mean nothing."""
     monkeypatch.setattr(timing, "SHORT", 0.0)
     monkeypatch.setattr(timing, "ENOUGH", 0.0)
     monkeypatch.setattr(timing, "ROUNDS", 2)
     monkeypatch.setattr(machine, "SIZES", {"cpu": (32,)})
     monkeypatch.setattr(machine, "COPIED", 1 << 10)
     monkeypatch.setattr(machine, "BUDGET", 0.0)
+    monkeypatch.setattr(calibrate, "SIDES", (1, 8))
+    monkeypatch.setattr(calibrate, "ELEMENTS", 1 << 16)
+    monkeypatch.setattr(overheads, "FRESH", (256, 512))
+    monkeypatch.setattr(calibrate, "INTERLEAVED", ((2, 4, 4, 8),))
+    monkeypatch.setattr(overheads, "ROUNDS", 1)
+    monkeypatch.setattr(overheads, "SHORT", 0.0)
 
 
 def call(*arguments: str) -> Ended:
@@ -150,21 +164,11 @@ def test_medians_quartiles_and_ratios():
     assert (nothing.ideal, nothing.times_ideal()) == (0.0, None)
 
 
-@pytest.mark.parametrize(
-    ("faster", "first", "sentence"),
-    [
-        ({1, 16, 256}, 1, "at every measured number of tokens"),
-        ({16, 256}, 16, "from 16 tokens on"),
-        ({1, 256}, 256, "from 256 tokens on"),
-        ({1, 16}, None, "from no number of tokens on, only at 1, 16"),
-        (set(), None, "at no measured number of tokens"),
-    ],
-)
-def test_from_how_many_tokens_on(faster: set[int], first: int | None, sentence: str):
-    rows = [row(n, 1.0, 2.0 if n in faster else 1.0) for n in (1, 16, 256)]
-    assert bench_report.crossover("module", rows) == first
+def test_from_how_many_tokens_on():
+    """The words are those of `times`."""
+    rows = [row(n, 1.0, 2.0 if n > 1 else 1.0) for n in (256, 1, 16)]
     (told,) = bench_report.sentences("btt", rows)
-    assert told == f"float32, forward: btt is faster than nn.Linear {sentence}"
+    assert told == "float32, forward: btt is faster than nn.Linear from 16 tokens on"
 
 
 def test_a_sentence_for_each_pass():
@@ -334,6 +338,101 @@ def test_the_allocator(environment: dict[str, str], told: str):
     assert machine.allocator(environment).endswith(told)
 
 
+# Predictions
+
+
+@pytest.fixture(scope="module")
+def calibrated() -> Calibration:
+    """Of this machine, in as little time as there can be."""
+    with pytest.MonkeyPatch.context() as changed:
+        hasten(changed)
+        return calibrate.calibrate("cpu", ["float32", "bfloat16"])
+
+
+def test_a_calibration_is_measured(calibrated: Calibration):
+    assert calibrated.machine.threads == torch.get_num_threads()
+    assert calibrated.rates.keys() == {"float32", "bfloat16"}
+    for rates in calibrated.rates.values():
+        for table in rates.products.values():
+            assert set(product((1, 64), (1, 8), (1, 8), (1, 8))) == set(table.rates)
+        assert rates.copy.rates and rates.transpose.rates
+    assert Calibration.from_json(calibrated.to_json()) == calibrated
+
+
+def test_products_are_measured_in_their_layouts(monkeypatch: pytest.MonkeyPatch):
+    seen = set()
+
+    def least(calls: Any, device: str) -> dict[Any, float]:
+        for (b, m, k, n), call in calls.items():
+            left, right = call.args
+            assert (left.shape[-2:], right.shape[-2:]) == ((m, k), (k, n))
+            assert call.keywords["out"].shape[-2:] == (m, n)
+            assert b == 1 or left.shape[0] == right.shape[0] == b
+            if min(m, k, n) > 1:
+                both = (t.stride()[-1] == 1 for t in (left, right))
+                seen.add("".join("n" if last else "t" for last in both))
+        return dict.fromkeys(calls, 0.5)
+
+    monkeypatch.setattr(calibrate, "least_of_each", least)
+    monkeypatch.setattr(calibrate, "SIDES", (1, 8))
+    made = calibrate._Bench("cpu", torch.bfloat16)
+    for layouts in ("nn", "nt", "tn", "tt"):
+        seen.clear()
+        table = made._products(layouts)
+        assert seen == {layouts}
+        assert table.rates[64, 8, 1, 8] == 2 * 64 * 8 * 8 / 0.5
+
+
+@pytest.mark.usefixtures("quick")
+def test_calibrating():
+    ended = call("--calibrate")
+    path = calibration.place("cpu")
+    assert (ended.status, ended.err) == (0, f"kept in {path}\n")
+    assert "ceilings: matrix products" in ended.out and "in bfloat16" in ended.out
+    kept = calibration.load("cpu")
+    ended = call("--calibrate", "--json")
+    assert ended.status == 0
+    # Measured anew, and kept instead.
+    assert calibration.load("cpu").to_json() == ended.json != kept.to_json()
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_prediction_stands_beside_the_measurement(calibrated: Calibration):
+    ended = call(*FAST, "--json")
+    assert [one["predicted"] for one in ended.json["rows"]] == 4 * [None]
+    assert "`einc bench --calibrate` measures one" in ended.json["sentences"][-1]
+    assert "predicted  " not in call(*FAST).out
+    calibration.save(calibrated)
+    ended = call(*FAST, "--json")
+    assert ended.status == 0
+    for one in ended.json["rows"]:
+        tokens, kind = one["tokens"], one["pass"]
+        profile = report("monarch", 64, 64, tokens)
+        expected = predict.predicted(profile, tokens, "float32", kind, calibrated)
+        assert one["predicted"] == expected.seconds
+    table = call(*FAST).out.splitlines()
+    assert sum("  predicted  " in line for line in table) == 2
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_calibration_of_another_setting(calibrated: Calibration):
+    other = replace(calibrated.machine, threads=77)
+    calibration.save(replace(calibrated, machine=other))
+    (*_, told) = call(*FAST, "--json").json["sentences"]
+    assert told.startswith("the calibration was made otherwise: threads: ")
+    assert told.endswith(", not 77")
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_damaged_calibration():
+    path = calibration.place("cpu")
+    path.parent.mkdir(parents=True)
+    path.write_text("{")
+    ended = call(*FAST)
+    assert (ended.status, ended.out) == (2, "")
+    assert "`einc bench --calibrate` measures anew" in ended.err
+
+
 # torch.compile
 
 
@@ -422,15 +521,19 @@ def test_no_flops_have_no_ideal():
     assert call(*given).status == 0
 
 
-def test_narrow_terminals_are_spared_the_quartiles():
+def test_narrow_terminals_are_spared_the_quartiles(calibrated: Calibration):
     from einc.report import text
 
+    profile = report("monarch", 64, 64, 1)
     rows = [
-        row(n, 1.0, 2.0, kind) for n in (1, 2048) for kind in ("forward", "training")
+        replace(
+            row(n, 1.0, 2.0, kind),
+            predicted=predict.predicted(profile, n, "float32", kind, calibrated),
+        )
+        for n in (1, 2048)
+        for kind in ("forward", "training")
     ]
-    found = text(
-        bench_report.shown(report("monarch", 64, 64, 1), CEILINGS, rows, spread=False)
-    )
+    found = text(bench_report.shown(profile, CEILINGS, rows, spread=False))
     lines = [line for line in found.splitlines() if "module" in line]
     assert len(lines) == 4 and max(map(len, lines)) <= 80
 
@@ -458,6 +561,7 @@ def test_equal_times_are_equal_pictures():
     [
         ("monarch", 2, "give --in"),
         ("", 2, "name one SPEC"),
+        ("monarch --calibrate", 2, "name no SPEC"),
         ("monarch --in 64 --tokens 0", 2, "tokens must be"),
         ("monarch --in 64 --dtype float16", 2, "--dtype"),
         ("monarch --in 64 --pass backward", 2, "--pass"),

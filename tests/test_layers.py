@@ -61,7 +61,8 @@ search.run
 search.request search.written search.shown search.picture
 nn.timing
 nn.machine nn.contestants
-nn.bench nn.tune nn.calibrate
+nn.bench nn.tune nn.overheads
+nn.calibrate
 bench_report
 scale.layers scale.results scale.fits scale.tuning
 scale.moe scale.frontier

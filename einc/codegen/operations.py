@@ -66,7 +66,7 @@ def linear(d_in: int, d_out: int, tokens: int) -> Work:
     recorder = walk.recorder
     recorder.does(Elementwise(tokens * d_out))
     backward = recorder.backward(walk.names["y"])
-    backward += Counted(fresh=d_out)
+    backward.fresh[d_out] += 1
     backward.operations[Elementwise((tokens + 1) * d_out)] += 1
     forward = recorder.counted
     return Work(forward, forward + backward, len(recorder.tape))
@@ -203,7 +203,8 @@ class Walk:
         forward.recorder.does(result.copy())
         self.recorder.counted.repeat(forward.recorder.counted, count)
         kept = {name: forward.names[name] for name in chunks.kept}
-        self.kept.fresh += (count - 1) * sum(array.size for array in kept.values())
+        for array in kept.values():
+            self.kept.fresh[array.size] += count - 1
 
         def pull(gradient: Strided) -> tuple[Strided, ...]:
             names = dict(zip(chunks.arguments, arrays, strict=True)) | kept

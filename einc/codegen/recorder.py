@@ -53,10 +53,10 @@ Pull = Callable[[Strided], tuple[Strided, ...]]
 
 @dataclass
 class Counted:
-    """Operations, each with how often it is done, and the elements of new memory."""
+    """Operations, and tensors in new memory by their elements; how often each is."""
 
     operations: Counter[Operation] = field(default_factory=Counter)
-    fresh: int = 0
+    fresh: Counter[int] = field(default_factory=Counter)
 
     def __add__(self, other: Counted) -> Counted:
         return Counted(self.operations + other.operations, self.fresh + other.fresh)
@@ -90,10 +90,12 @@ class Recorder:
     def takes(self, *shape: int) -> Strided:
         """New memory."""
         result = Strided.contiguous(*shape)
-        self.counted.fresh += result.size
+        self.counted.fresh[result.size] += 1
         return result
 
-    def record(self, result: Strided, inputs: tuple[Strided, ...], pull: Pull) -> Strided:
+    def record(
+        self, result: Strided, inputs: tuple[Strided, ...], pull: Pull
+    ) -> Strided:
         """An operation that was counted, as autograd keeps it; returns `result`."""
         self.tape.append(Recorded(result, inputs, pull))
         return result

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from enum import StrEnum
@@ -27,8 +28,8 @@ from einc.output import (
 from einc.structure import Structure
 
 if TYPE_CHECKING:
+    from einc.calibration import Calibration, Machine
     from einc.nn.bench import Row
-    from einc.nn.machine import Machine
 
 TOKENS = (1, 16, 256, 2048)
 
@@ -72,6 +73,13 @@ Passes = Annotated[
         help="forward or training, which is both ways; repeatable (default: both)",
     ),
 ]
+Calibrate = Annotated[
+    bool,
+    typer.Option(
+        "--calibrate",
+        help="measure the machine, and keep it: then times are predicted, too",
+    ),
+]
 Compile = Annotated[
     bool, typer.Option("--compile", help="also the module under torch.compile")
 ]
@@ -93,6 +101,7 @@ def bench(
     dtype: Dtypes = None,
     device: OnDevice = Device.cpu,
     passes: Passes = None,
+    calibrate: Calibrate = False,
     compiled: Compile = False,
     plot: TimesPlot = None,
     force: options.Force = False,
@@ -103,10 +112,16 @@ def bench(
 
     The time of the generated module beside that of nn.Linear, of the whole structure in
     one einsum, and of what the machine can do at best. The module is planned for each
-    number of tokens.
+    number of tokens. `einc bench --calibrate` measures the machine alone, for
+    predictions.
     """
     with reporting(as_json):
-        from einc import bench_report, plots
+        if calibrate:
+            if spec is not None or expr is not None:
+                raise UsageError("--calibrate measures the machine: name no SPEC")
+            _calibrated(device, as_json, no_color)
+            return
+        from einc import bench_report, calibration, plots
 
         chosen = options.structure(spec, expr, define, route)
         reports = _reports(chosen, d_in, d_out, sorted(set(tokens or TOKENS)))
@@ -118,21 +133,55 @@ def bench(
             check_free(plot, force)
         dtypes = list(dict.fromkeys(dtype or [Dtype.float32]))
         kinds = list(dict.fromkeys(passes or Pass))
-        machine, rows, interrupted = _measured(reports, dtypes, kinds, device, compiled)
+        known = calibration.stored(device.value)
+        machine, rows, interrupted = _measured(
+            reports, dtypes, kinds, device, compiled, known
+        )
+        notes = bench_report.about(report, machine, known)
         if plot is not None:
             picture = bench_report.picture(report, rows, file_format)
             write_file(plot, picture, force)
         if as_json:
-            print_json(bench_report.document(report, machine, rows))
+            print_json(bench_report.document(report, machine, rows, notes))
         else:
             wide, narrow = (
-                bench_report.shown(report, machine, rows, spread)
+                bench_report.shown(report, machine, rows, spread, notes)
                 for spread in (True, False)
             )
             show(wide, no_color, narrow)
             warn(report.warnings)
         if interrupted:
             raise typer.Exit(INTERRUPTED)
+
+
+def _calibrated(device: Device, as_json: bool, no_color: bool) -> None:
+    """Measures the machine and keeps it; tells its ceilings, and where they are kept."""
+    _check_device(device)
+    from einc import calibration
+    from einc.nn.calibrate import calibrate
+    from einc.predict_report import ceilings
+
+    with progress() as told:
+        found = calibrate(
+            device.value,
+            [dtype.value for dtype in Dtype],
+            lambda done, of: told("measuring", done, of),
+        )
+    path = calibration.save(found)
+    if as_json:
+        print_json(found.to_json())
+    else:
+        show(ceilings(found.machine), no_color)
+    print(f"kept in {path}", file=sys.stderr)
+
+
+def _check_device(device: Device) -> None:
+    import torch
+
+    if device is Device.cuda and not torch.cuda.is_available():
+        raise UsageError(
+            "torch finds no CUDA device here: --device cpu is what is left"
+        )
 
 
 def _reports(
@@ -151,26 +200,23 @@ def _measured(
     passes: Sequence[Pass],
     device: Device,
     compiled: bool,
+    known: Calibration | None,
 ) -> tuple[Machine, list[Row], bool]:
     """The machine, the rows, and whether an interrupt came after the first of them."""
-    import torch
-
-    if device is Device.cuda and not torch.cuda.is_available():
-        raise UsageError(
-            "torch finds no CUDA device here: --device cpu is what is left"
-        )
+    _check_device(device)
+    from einc import predict
     from einc.nn import bench
     from einc.nn.machine import machine
 
     names = [dtype.value for dtype in dtypes]
-    kinds: list[bench.Pass] = [kind.value for kind in passes]
+    kinds: list[predict.Pass] = [kind.value for kind in passes]
     total = len(names) * len(kinds) * len(reports)
     rows: list[Row] = []
     with progress() as told:
         told("measuring", 0, total)
         measured = machine(device.value, names)
         try:
-            for row in bench.rows(reports, names, kinds, measured, compiled):
+            for row in bench.rows(reports, names, kinds, measured, compiled, known):
                 rows.append(row)
                 told("measuring", len(rows), total)
         except KeyboardInterrupt:

@@ -11,19 +11,19 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from time import perf_counter
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import nn
 
+from einc import predict
 from einc.analysis.profile import Figures, Profile
+from einc.calibration import Calibration, Machine
 from einc.errors import InternalError, UsageError
 from einc.nn.contestants import COMPILED, DENSE, MODULE, Field, field
-from einc.nn.machine import Machine, wait_for
+from einc.nn.machine import wait_for
 from einc.nn.timing import Clock, Spread, take_turns
-
-Pass = Literal["forward", "training"]
-"""Without gradients; or with those of x and of all parameters."""
+from einc.predict import Pass
 
 TOLERANCES = {"float32": 1e-3, "bfloat16": 0.1}
 """How far results of the same map are apart at most, over the largest entry."""
@@ -35,7 +35,7 @@ class Row:
 
     `times` has seconds a call, by contestant and round; `share` the FLOPs of the
     structure over those of the dense layer; `needs` the seconds that each of the
-    machine's ceilings asks for at the least.
+    machine's ceilings asks for at the least; `predicted` what a calibration says.
     """
 
     tokens: int
@@ -45,6 +45,7 @@ class Row:
     share: float
     needs: Mapping[str, float]
     left_out: tuple[str, ...] = ()
+    predicted: predict.Row | None = None
 
     @cached_property
     def seconds(self) -> dict[str, Spread]:
@@ -90,6 +91,7 @@ class Row:
             "times_ideal": self.times_ideal(),
             "needs": dict(self.needs),
             "bound": self.bound,
+            "predicted": None if self.predicted is None else self.predicted.seconds,
         }
 
 
@@ -99,10 +101,12 @@ def rows(
     passes: Sequence[Pass],
     machine: Machine,
     compiled: bool = False,
+    calibration: Calibration | None = None,
     clock: Clock = perf_counter,
 ) -> Iterator[Row]:
     """Measures; `reports` by number of tokens, as planned for so many.
 
+    Predicts beside it, where a calibration of the device and dtype is given.
     Raises `UsageError` where `compiled` is asked for and torch.compile fails.
     """
     for dtype in dtypes:
@@ -122,7 +126,22 @@ def rows(
                     share(report),
                     needs(report, tokens, dtype, a_pass, machine),
                     competing.left_out,
+                    _predicted(report, tokens, dtype, a_pass, calibration),
                 )
+
+
+def _predicted(
+    report: Profile,
+    tokens: int,
+    dtype: str,
+    kind: Pass,
+    calibration: Calibration | None,
+) -> predict.Row | None:
+    if calibration is None or dtype not in calibration.rates:
+        return None
+    if predict.why_not(report, calibration) is not None:
+        return None
+    return predict.predicted(report, tokens, dtype, kind, calibration)
 
 
 Results = Callable[[], tuple[torch.Tensor, ...]]

@@ -9,14 +9,13 @@ from __future__ import annotations
 import os
 import platform
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
-from typing import Any
 
 import torch
 from torch import nn
 
+from einc.calibration import Machine
 from einc.nn.timing import no_wait, seconds
 
 SIZES = {"cpu": (1024, 2048), "cuda": (4096, 8192)}
@@ -32,37 +31,6 @@ ALLOCATOR = (
 """Variables that set it, besides those named MALLOC_ and more."""
 BUDGET = 0.2
 """Seconds for the best time of one operation."""
-
-
-@dataclass(frozen=True)
-class Machine:
-    """A device with its software, and its ceilings.
-
-    `matmul` has FLOPs a second by dtype, 1 multiply-add = 2 FLOPs; `copy` bytes a
-    second, read and written both counted; `launch` seconds of an operation on a single
-    number.
-    """
-
-    device: str
-    processor: str
-    threads: int
-    torch: str
-    allocator: str
-    matmul: Mapping[str, float]
-    copy: float
-    launch: float
-
-    def to_json(self) -> dict[str, Any]:
-        return {
-            "device": self.device,
-            "processor": self.processor,
-            "threads": self.threads,
-            "torch": self.torch,
-            "allocator": self.allocator,
-            "matmul_flops_per_second": dict(self.matmul),
-            "copy_bytes_per_second": self.copy,
-            "launch_seconds": self.launch,
-        }
 
 
 def machine(device: str, dtypes: Sequence[str]) -> Machine:
@@ -117,7 +85,7 @@ def matmul_rate(dtype: torch.dtype, device: str) -> float:
     for n in SIZES[device]:
         for call in _products(n, dtype, device):
             with torch.no_grad():
-                best = max(best, 2 * n**3 / _least(call, device))
+                best = max(best, 2 * n**3 / least(call, device))
     return best
 
 
@@ -142,17 +110,17 @@ def copy_rate(device: str) -> float:
     """Bytes a second of a copy, those read and those written."""
     source = torch.ones(COPIED, dtype=torch.uint8, device=device)
     target = torch.empty_like(source)
-    return 2 * COPIED / _least(lambda: target.copy_(source), device)
+    return 2 * COPIED / least(lambda: target.copy_(source), device)
 
 
 def launch(device: str) -> float:
     """Seconds of an operation with nothing to do, one of many in a row."""
     one = torch.ones((), device=device)
     with torch.no_grad():
-        return _least(lambda: one + one, device, repeats=100)
+        return least(lambda: one + one, device, repeats=100)
 
 
-def _least(call: Callable[[], object], device: str, repeats: int = 1) -> float:
+def least(call: Callable[[], object], device: str, repeats: int = 1) -> float:
     """The least seconds of a call within `BUDGET`, at least one after warming up."""
     wait = wait_for(device)
     seconds(call, repeats, wait=wait)

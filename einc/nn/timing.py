@@ -79,19 +79,26 @@ def take_turns(
     calls: Mapping[str, Call],
     clock: Clock = perf_counter,
     wait: Callable[[], None] = no_wait,
+    rounds: int | None = None,
+    short: float | None = None,
 ) -> dict[str, tuple[float, ...]]:
     """Seconds a call by name and round; each round times every call once.
 
-    A short call is repeated within the round, and stands with its mean. What comes
-    first, without a place in the result, warms up and says how long calls are. `wait`
+    A short call is repeated within the round, for `short` seconds (`SHORT`), and stands
+    with its mean. What comes first, without a place in the result, warms up and says how
+    long calls are, and so how many rounds there are unless `rounds` says it. `wait`
     returns when the device has done all that it was given.
     """
+    if short is None:
+        short = SHORT
     expected = {name: _expected(call, clock, wait) for name, call in calls.items()}
-    repeats = {name: max(1, ceil(SHORT / t)) for name, t in expected.items()}
+    repeats = {name: max(1, ceil(short / t)) for name, t in expected.items()}
     found: dict[str, list[float]] = {name: [] for name in calls}
-    a_round = sum(repeats[name] * t for name, t in expected.items())
-    rounds = min(max(ROUNDS, ceil(ENOUGH / a_round)), MOST)
-    for _ in range(FEW if max(expected.values()) > LONG else rounds):
+    if rounds is None:
+        a_round = sum(repeats[name] * t for name, t in expected.items())
+        enough = min(max(ROUNDS, ceil(ENOUGH / a_round)), MOST)
+        rounds = FEW if max(expected.values()) > LONG else enough
+    for _ in range(rounds):
         for name, call in calls.items():
             found[name].append(seconds(call, repeats[name], clock, wait))
     return {name: tuple(times) for name, times in found.items()}
