@@ -222,3 +222,11 @@ def test_the_compiler_sees_plain_operations():
     x = torch.randn(3, 64, requires_grad=True)
     compiled = torch.compile(module, fullgraph=True, backend="aot_eager")
     torch.testing.assert_close(compiled(x), module(x))
+
+
+def test_few_tokens_do_not_pay_for_weights():
+    """At one token autograd's backward copies less than the weights have."""
+    btt = einc.load("btt", rank=4)
+    for tokens, by_hand in ((1, False), (256, True), (4096, True)):
+        report = btt.analyze(1024, 1024, tokens=tokens, certify=False)
+        assert (compiler.module(report).chunks is not None) == by_hand

@@ -21,7 +21,7 @@ from einc.analysis.profile import Profile, number
 from einc.analysis.scaling import Scale, scales
 from einc.codegen.chunks import Backward, in_chunks
 from einc.codegen.experts import ExpertsLowering
-from einc.codegen.gradients import all_gradients, is_chain
+from einc.codegen.gradients import Gradients, all_gradients, is_chain
 from einc.codegen.header import copies, figures
 from einc.codegen.layout import (
     TOKENS,
@@ -54,6 +54,8 @@ from einc.errors import InternalError
 from einc.plan import Contraction, Key, Leaf, Node, Plan, TermPlan
 from einc.sizes import Binding
 
+MOST_COPIED = 3
+"""Times what the forward copies a backward by hand may copy, if of weights."""
 MOST_TURNED = 6
 """Products of which both orientations are tried, all together."""
 
@@ -82,7 +84,7 @@ def lower(
     body, chunks, written = tuple(lowering.body), None, None
     # Chunks are written into a whole: a copy, unless the result is one anyway.
     if backward != "autograd" and lowering.writes_result and is_chain(profile.plan):
-        lowering, gradients = min(
+        forward, gradients = min(
             (
                 (forward, gradients)
                 for forward in lowerings(True)
@@ -92,8 +94,8 @@ def lower(
             key=lambda pair: pair[0].cost + pair[1].cost,
             default=(lowering, None),
         )
-        if gradients is not None:
-            recompute = backward == "recompute"
+        if gradients is not None and _pays(forward, gradients):
+            lowering, recompute = forward, backward == "recompute"
             body, chunks = in_chunks(lowering, gradients, recompute)
             written = gradients.layouts.copies
     arguments = ", ".join(f"{k} = {v}" for k, v in structure.arguments.items())
@@ -121,6 +123,15 @@ def lower(
         experts=tuple(lowering.experts),
         chunks=chunks,
     )
+
+
+def _pays(forward: Lowering, gradients: Gradients) -> bool:
+    """Not where copies of weights, for few tokens, are most of what is copied.
+
+    Autograd's backward copies tokens about as often as the forward, or twice.
+    """
+    of_weights = gradients.cost_of_weights > gradients.cost / 2
+    return not of_weights or gradients.cost <= MOST_COPIED * forward.cost
 
 
 def _router(binding: Binding) -> Router | None:

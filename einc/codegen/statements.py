@@ -47,6 +47,16 @@ class Statements:
         """What the copies of a call cost, in values that are copied in long runs."""
         return sum(self._cost_of(copy) for copy in self.layouts.copies)
 
+    @property
+    def cost_of_weights(self) -> float:
+        """The part of `cost` that is paid whatever the tokens are."""
+        copies = self.layouts.copies
+        return sum(
+            self._cost_of(copy)
+            for copy in copies
+            if all(TOKENS not in group for group in copy.groups)
+        )
+
     def _cost_of(self, copy: Copy) -> float:
         sizes = [
             self.tokens if dim is TOKENS else self.binding.size(dim)
