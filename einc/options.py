@@ -199,38 +199,6 @@ PlannedDtype = Annotated[
     Dtype, typer.Option("--dtype", help="what the layouts are chosen for")
 ]
 
-
-class BackwardKind(StrEnum):
-    """Who writes the backward, and what it finds."""
-
-    autograd = "autograd"
-    manual = "manual"
-    recompute = "recompute"
-
-
-MANUAL = BackwardKind.manual
-Backward = Annotated[
-    BackwardKind,
-    typer.Option(
-        "--backward", help="autograd's; by hand where it pays; without keeping"
-    ),
-]
-
-
-class KernelsName(StrEnum):
-    """What computes the contractions on a GPU."""
-
-    torch = "torch"
-    triton = "triton"
-
-
-Kernels = Annotated[
-    KernelsName,
-    typer.Option("--kernels", help="triton adds a fused kernel for NVIDIA GPUs"),
-]
-Tune = Annotated[
-    bool, typer.Option("--tune", help="measure on this machine, take the fastest")
-]
 ClassName = Annotated[
     str, typer.Option("--class-name", metavar="NAME", help="the class's name")
 ]

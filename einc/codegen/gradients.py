@@ -15,7 +15,7 @@ from typing import Protocol
 
 from einc.codegen.layout import TOKENS, Dim, Groups, Operands, Tensor, layout_text
 from einc.codegen.nodes import Assign, Guarded, Local, Product, Value
-from einc.codegen.statements import Dtype, Statements, fresh, root_of
+from einc.codegen.statements import Dims, Dtype, Statements, fresh, root_of
 from einc.plan import Contraction, Key, Plan
 from einc.sizes import Binding
 
@@ -74,13 +74,24 @@ class _Step:
         """What the product has from its weight alone."""
         return set(self.weight.dims) - set(self.data.dims)
 
+    def parted(self, gradient: Tensor) -> tuple[Groups, Dims, Dims]:
+        """The dimensions of its result: in data and weight, in data, and in the weight.
+
+        In the order in which they lie in `gradient`, so that it is copied least.
+        """
+        data, weight, lies = self.data.dims, self.weight.dims, gradient.lies
+        both = tuple(d for d in lies if d in data and d in weight)
+        rows = tuple(d for d in lies if d in data and d not in weight)
+        columns = tuple(d for d in lies if d not in data)
+        return (both,) if both else (), rows, columns
+
 
 def all_gradients(forward: Products) -> Iterator[Gradients]:
     """The gradients in all orientations that are tried; none where `*` is among them."""
     steps = []
     for step in _of_x(forward.plan):
         left, right = forward.operands[step.key]
-        if left.dims == right.dims or not _sums(step, left, right):
+        if not _sums(step, left, right):
             return
         data = forward.known[step.x_first[0].key]
         weight = right if TOKENS in left.dims else left
@@ -150,12 +161,7 @@ class Gradients(Statements):
     def _weight(self, step: _Step, place: int, gradient: Tensor) -> None:
         """The gradient of a weight: data and gradient, summed over the tokens."""
         data, weight = step.data, step.weight
-        shared = tuple(d for d in gradient.lies if d in weight.dims and d in data.dims)
-        batch = (shared,) if shared else ()
-        rows = tuple(
-            d for d in gradient.lies if d in data.dims and d not in weight.dims
-        )
-        columns = tuple(d for d in gradient.lies if d not in data.dims)
+        batch, rows, columns = step.parted(gradient)
         summed = tuple(d for d in data.lies if d not in gradient.dims)
         # The last dimension of the weight as an operand is the last one here.
         if set(weight.groups[-1]) <= step.columns:
@@ -180,12 +186,7 @@ class Gradients(Statements):
         data = step.data
         name = self.arguments[place + 1]
         weight = replace(step.weight, value=Local(name))
-        shared = tuple(d for d in gradient.lies if d in weight.dims and d in data.dims)
-        batch = (shared,) if shared else ()
-        rows = tuple(
-            d for d in gradient.lies if d in data.dims and d not in weight.dims
-        )
-        columns = tuple(d for d in gradient.lies if d not in data.dims)
+        batch, rows, columns = step.parted(gradient)
         left = tuple(d for d in data.lies if d not in gradient.dims)
         left = tuple(sorted(left, key=lambda d: d not in before))
         if turned:

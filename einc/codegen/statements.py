@@ -1,7 +1,7 @@
-"""Statements with products in them, as they are written one after the other.
+"""What the statements of a forward and of a backward have in common.
 
-In: tensors in layouts. Out: `body`, in which each product and each view has a name, and
-what the copies on the way cost. Which products there are is not decided here.
+In: tensors in layouts. Out: the operands of matrix products, and what the copies on the
+way cost. Which products there are, and how they are named, is not decided here.
 """
 
 from __future__ import annotations

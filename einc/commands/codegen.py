@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from enum import StrEnum
+from typing import Annotated
+
+import typer
 
 from einc import compiler, options
 from einc.codegen.chunks import Backward as BackwardName
@@ -12,6 +16,38 @@ from einc.options import Stage
 from einc.order import Order as OrderName
 from einc.output import print_text, reporting, warn, write_file
 from einc.structure import Structure
+
+
+class BackwardKind(StrEnum):
+    """Who writes the backward, and what it finds."""
+
+    autograd = "autograd"
+    manual = "manual"
+    recompute = "recompute"
+
+
+Backward = Annotated[
+    BackwardKind,
+    typer.Option(
+        "--backward", help="autograd's; by hand where it pays; without keeping"
+    ),
+]
+
+
+class KernelsName(StrEnum):
+    """What computes the contractions on a GPU."""
+
+    torch = "torch"
+    triton = "triton"
+
+
+Kernels = Annotated[
+    KernelsName,
+    typer.Option("--kernels", help="triton adds a fused kernel for NVIDIA GPUs"),
+]
+Tune = Annotated[
+    bool, typer.Option("--tune", help="measure on this machine, take the fastest")
+]
 
 
 def codegen(
@@ -26,9 +62,9 @@ def codegen(
     tokens: options.Tokens = compiler.DEFAULT_TOKENS,
     order: options.Order = options.BEST,
     dtype: options.PlannedDtype = options.Dtype.float32,
-    backward: options.Backward = options.MANUAL,
-    kernels: options.Kernels = options.KernelsName.torch,
-    tune: options.Tune = False,
+    backward: Backward = BackwardKind.manual,
+    kernels: Kernels = KernelsName.torch,
+    tune: Tune = False,
     class_name: options.ClassName = "",
     stage: options.Emit = Stage.source,
     output: options.Output = None,
