@@ -1,10 +1,11 @@
-"""Structures of the library beside nn.Linear and one-shot einsums, by `einc bench`.
+"""Structures of the library beside nn.Linear, einsums and other libraries.
 
-    python benchmarks/layers.py [--quick] [--dtype NAME] [-o FOLDER]
+    python benchmarks/layers.py [--only NAME] [--dtype NAME] [-o FOLDER]
 
-Each structure and shape is a process of its own. Writes layers_DTYPE.json, all documents
-of `einc bench --json`, and layers_DTYPE.md, a row a measurement. `--quick` measures
-Monarch and Block Tensor-Train alone, at two widths. Leave the machine alone meanwhile.
+Measures by `einc bench`, each structure and shape in a process of its own; other libraries
+where they are installed (peers.py says how). Writes layers_DTYPE.json, all documents of
+`einc bench --json`, and layers_DTYPE.md, a row a measurement. With --only those rows
+alone are measured anew. Leave the machine alone meanwhile.
 """
 
 from __future__ import annotations
@@ -13,32 +14,66 @@ import argparse
 import json
 import subprocess
 import sys
+from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-STRUCTURES: dict[str, list[str]] = {
-    "monarch": ["monarch"],
-    "btt, rank 4": ["btt", "-D", "rank=4"],
-    "dense": ["dense"],
-    "low_rank, rank sqrt d": ["low_rank"],
-    "kronecker": ["kronecker"],
-    "tensor_train": ["tensor_train"],
-    "blast": ["blast"],
-    "butterfly3": ["butterfly3"],
+
+@dataclass(frozen=True)
+class Structure:
+    """A SPEC with its options, who else has it, and whether it is compiled, too."""
+
+    spec: tuple[str, ...]
+    peer: str | None = None
+    compiled: bool = False
+
+    def options(self, d_in: int) -> list[str]:
+        return [part.format(eighth=d_in // 8) for part in self.spec]
+
+
+STRUCTURES = {
+    "monarch": Structure(("monarch",), "torch_structured", compiled=True),
+    "btt, rank 4": Structure(
+        ("btt", "-D", "rank=4"), "torch_structured", compiled=True
+    ),
+    "dense": Structure(("dense",)),
+    "low_rank, rank d/8": Structure(("low_rank", "-D", "rank={eighth}"), "tensorly"),
+    "low_rank, rank sqrt d": Structure(("low_rank",), "tensorly", compiled=True),
+    "kronecker": Structure(("kronecker",), "tensorly"),
+    "tensor_train": Structure(("tensor_train",), "tensorly"),
+    "blast": Structure(("blast",)),
+    "butterfly3": Structure(("butterfly3",)),
 }
-SHAPES = [(1024, 1024), (4096, 4096), (2304, 2304), (1024, 4096)]
+SHAPES = ((1024, 1024), (2304, 2304), (4096, 4096), (1024, 4096))
 TOKENS = (1, 16, 256, 2048)
-COLUMNS = ("einsum", "opt_einsum")
+MORE = 8192
+"""Tokens more, at 1,024 features."""
+PEERS = {"tensorly": "tltorch", "torch_structured": "torch_structured"}
+"""What is imported for each."""
+OTHERS = {
+    "einsum": "einsum",
+    "opt_einsum": "opt_einsum",
+    "tensorly": "tensorly-torch",
+    "torch_structured": "torch-structured",
+}
 
 
-def measured(spec: list[str], shape: tuple[int, int], dtype: str) -> dict[str, Any]:
-    command = [sys.executable, "-m", "einc", "bench", *spec, "--json"]
+def measured(structure: Structure, shape: tuple[int, int], dtype: str) -> Any:
+    """The document of `einc bench --json`."""
+    command = [sys.executable, "-m", "einc", "bench", "--json"]
+    command += structure.options(shape[0])
     command += ["--in", str(shape[0]), "--out", str(shape[1]), "--dtype", dtype]
-    for tokens in TOKENS:
+    for tokens in (*TOKENS, *[MORE] * (shape == (1024, 1024))):
         command += ["--tokens", str(tokens)]
+    command += ["--compile"] * structure.compiled
+    if structure.peer is not None and find_spec(PEERS[structure.peer]):
+        command += [
+            "--beside",
+            f"{Path(__file__).parent / 'peers.py'}:{structure.peer}",
+        ]
     ended = subprocess.run(command, stdout=subprocess.PIPE, check=True)
-    found: dict[str, Any] = json.loads(ended.stdout)
-    return found
+    return json.loads(ended.stdout)
 
 
 def lines(name: str, document: dict[str, Any]) -> list[str]:
@@ -46,51 +81,77 @@ def lines(name: str, document: dict[str, Any]) -> list[str]:
     shape = f"{features['in']} x {features['out']}"
     found = []
     for row in document["rows"]:
-        seconds, ratio = row["seconds"], row["ratio"]
-        others = [
-            f"{seconds[other]['median'] / seconds['module']['median']:.2f}"
-            if other in seconds
-            else ""
-            for other in COLUMNS
-        ]
-        cells = [name, shape, row["pass"], f"{row['tokens']:,}"]
-        cells += [f"{1e3 * seconds['module']['median']:.3g}", f"{ratio['module']:.3f}"]
-        cells += [f"{row['times_ideal']:.2f}", *others, row["bound"]]
+        median = {who: spread["median"] for who, spread in row["seconds"].items()}
+        own = median["module"]
+        spread = row["ratio_spread"]["module"]
+        cells = [name, shape, row["pass"], f"{row['tokens']:,}", f"{1e3 * own:.3g}"]
+        cells += [f"{row['ratio']['module']:.3f}"]
+        cells += [f"{spread['low']:.3f} to {spread['high']:.3f}"]
+        cells += [f"{row['times_ideal']:.2f}", row["bound"]]
+        for who in ("compiled", *OTHERS):
+            cells.append(f"{median[who] / own:.2f}" if who in median else "")
         found.append(f"| {' | '.join(cells)} |")
     return found
 
 
+def summary(documents: list[dict[str, Any]]) -> list[str]:
+    """Where the module is not the fastest, as sentences."""
+    rows = [row for document in documents for row in document["rows"]]
+    ratios = [
+        min(row["seconds"][who]["median"] for who in OTHERS if who in row["seconds"])
+        / row["seconds"]["module"]["median"]
+        for row in rows
+    ]
+    ahead = sum(ratio >= 1 for ratio in ratios)
+    few = [row for row in rows if row["ideal"] <= row["seconds"]["dense"]["median"] / 4]
+    slower = sum(row["ratio"]["module"] > 1 for row in few)
+    return [
+        f"The module is at least as fast as the best of the others in {ahead} of "
+        f"{len(rows)} rows; in the others it reaches {min(ratios):.2f} of its speed or "
+        f"more. Where it has at most a quarter of nn.Linear's FLOPs, it is slower than "
+        f"nn.Linear in {slower} of {len(few)}.\n"
+    ]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument(
-        "--quick", action="store_true", help="two structures and widths"
-    )
+    parser.add_argument("--only", action="append", metavar="NAME", choices=STRUCTURES)
     parser.add_argument("--dtype", default="float32", metavar="NAME")
     parser.add_argument("-o", type=Path, default=Path(), metavar="FOLDER")
     options = parser.parse_args()
-    names = list(STRUCTURES)[: 2 if options.quick else None]
-    shapes = SHAPES[: 2 if options.quick else None]
-    documents, rows = [], []
-    for name in names:
-        for shape in shapes:
-            document = measured(STRUCTURES[name], shape, options.dtype)
-            documents.append(document)
-            rows += lines(name, document)
-            print("\n".join(rows[-8:]), flush=True)
+    file = options.o / f"layers_{options.dtype}"
+    found: dict[str, list[Any]] = {}
+    if options.only and file.with_suffix(".json").exists():
+        found = json.loads(file.with_suffix(".json").read_text())
+    for name in options.only or STRUCTURES:
+        found[name] = []
+        for shape in SHAPES:
+            found[name].append(measured(STRUCTURES[name], shape, options.dtype))
+            print("\n".join(lines(name, found[name][-1])), flush=True)
+    found = {name: found[name] for name in STRUCTURES if name in found}
+    documents = [document for some in found.values() for document in some]
     machine = documents[0]["machine"]
     told = ", ".join(
         f"{key}: {machine[key]}" for key in ("processor", "threads", "torch")
     )
-    header = [
+    heads = ["structure", "features", "pass", "tokens", "ms", "/ nn.Linear"]
+    heads += ["quartiles", "x ideal", "bound by", "compiled", *OTHERS.values()]
+    written = [
         f"{options.dtype}; {told}, allocator: {machine['allocator']}. Medians of rounds in "
-        "which all take turns. `einsum` and `opt_einsum`: their time over the module's.\n",
-        "| structure | features | pass | tokens | ms | / nn.Linear | x ideal | einsum "
-        "| opt_einsum | bound by |",
-        "| --- | --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | --- |",
+        "which all take turns, and quartiles of the ratio. The last columns are the time of "
+        "the compiled module and of others over the module's.\n",
+        *summary(documents),
+        f"| {' | '.join(heads)} |",
+        f"| --- | --- | --- |{' ---: |' * 5} --- |{' ---: |' * (1 + len(OTHERS))}",
+        *(
+            line
+            for name, some in found.items()
+            for one in some
+            for line in lines(name, one)
+        ),
     ]
-    file = options.o / f"layers_{options.dtype}"
-    file.with_suffix(".json").write_text(json.dumps(documents, indent=1) + "\n")
-    file.with_suffix(".md").write_text("\n".join([*header, *rows]) + "\n")
+    file.with_suffix(".json").write_text(json.dumps(found, indent=1) + "\n")
+    file.with_suffix(".md").write_text("\n".join(written) + "\n")
 
 
 if __name__ == "__main__":

@@ -49,8 +49,8 @@ COLUMNS = (
 )
 UNSTEADY = 2
 """Over how many times the lower quartile the upper one is too much."""
-LINES = tuple(zip((*plots.STYLES, (0, (9, 3))), "osv^D", strict=True))
-"""Style and marker of each contestant, in their order."""
+STYLES = (*plots.STYLES, (0, (9, 3)))
+MARKERS = "osv^Dx+*"
 LEGEND = """\
 medians over rounds, and the quartiles, between which half of them are; ratios are taken
   within rounds
@@ -176,12 +176,18 @@ def _table(rows: Sequence[Row], spread: bool) -> Table:
         justify: Literal["left", "right"] = "left" if words else "right"
         table.add_column(COLUMNS[i], justify=justify, no_wrap=True)
     for row in rows:
-        for contestant in CONTESTANTS:
+        for contestant in _shown(rows):
             if contestant in row.times:
                 cells = _cells(row, contestant)
                 table.add_row(*(Text(cells[i]) for i in wanted))
         table.add_section()
     return table
+
+
+def _shown(rows: Sequence[Row]) -> dict[str, str]:
+    """What people are shown for each contestant of some rows, the user's last."""
+    own = {name: name for row in rows for name in row.times if name not in CONTESTANTS}
+    return CONTESTANTS | own
 
 
 def _cells(row: Row, contestant: str) -> list[str]:
@@ -193,7 +199,7 @@ def _cells(row: Row, contestant: str) -> list[str]:
     first, dense = contestant == "module", contestant == "dense"
     return [
         f"{row.tokens:,}" if first else "",
-        CONTESTANTS[contestant],
+        CONTESTANTS.get(contestant, contestant),
         f"{digits(seconds.median / scale)} {name}",
         f"{digits(seconds.low / scale)} - {digits(seconds.high / scale)}",
         text(predicted[contestant]) if contestant in predicted else "",
@@ -253,15 +259,15 @@ def picture(report: Profile, rows: Sequence[Row], file_format: str) -> bytes:
 
 
 def _draw(axes: Axes, rows: Sequence[Row]) -> None:
-    for (name, label), (style, marker) in zip(CONTESTANTS.items(), LINES, strict=True):
+    for i, (name, label) in enumerate(_shown(rows).items()):
         # An einsum that is left out for some numbers of tokens has a shorter line.
         found = {r.tokens: r.seconds[name].median for r in rows if name in r.times}
         if found:
             axes.plot(
                 list(found),
                 list(found.values()),
-                linestyle=style,
-                marker=marker,
+                linestyle=STYLES[i % len(STYLES)],
+                marker=MARKERS[i % len(MARKERS)],
                 markerfacecolor="white",
                 color="black",
                 label=label,

@@ -154,13 +154,13 @@ def predicted(
     reason = why_not(report, calibration)
     if reason is not None:
         raise UsageError(reason)
-    planned: Dtype = "bfloat16" if dtype == "bfloat16" else "float32"
+    on_cpu = calibration.machine.device == "cpu"
+    planned: Dtype = "bfloat16" if on_cpu and dtype == "bfloat16" else "float32"
     module = compiler.module(report, dtype=planned)
-    in_chunks = calibration.machine.device == "cpu"
     own, dense = (
         seconds(found, kind, dtype, calibration)
         for found in (
-            work(module, tokens, in_chunks),
+            work(module, tokens, in_chunks=on_cpu),
             linear(module.d_in, module.d_out, tokens),
         )
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from functools import partial
 from typing import Any
 
 import pytest
@@ -9,6 +11,7 @@ import torch
 from hypothesis import given, settings
 from structures import Case, any_case
 from test_copies import Clones, listed
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 import einc
@@ -100,12 +103,17 @@ def test_gradcheck_to_the_second_order(name: str):
     assert torch.autograd.gradgradcheck(call, inputs)
 
 
+@pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("backward", ["manual", "recompute"])
 @pytest.mark.parametrize("name", ["btt", "butterfly3"])
-def test_torch_func(name: str, backward: Any):
+def test_torch_func(name: str, backward: Any, bias: bool):
     """Tangents, gradients of each token by themselves, batches of weights."""
     module = made(einc.load(name), 16, 16, backward=backward)
     plain = made(einc.load(name), 16, 16, backward="autograd")
+    if bias:
+        torch.nn.init.normal_(module.bias)
+    else:
+        module.bias = plain.bias = None
     plain.load_state_dict(module.state_dict())
     type(module).chunk = 2
     x = torch.randn(5, 3, 16, dtype=torch.float64)
@@ -120,8 +128,10 @@ def test_torch_func(name: str, backward: Any):
         stacked = {k: torch.stack([v, 2 * v]) for k, v in parameters.items()}
         many = torch.func.vmap(loss, (0, None))(stacked, x)
         tangent = torch.func.jvp(one, (x,), (x + 1,))
+        moved = {k: v + 1 for k, v in parameters.items()}
+        tangents = torch.func.jvp(partial(loss, x=x), (parameters,), (moved,))
         hessian = torch.func.hessian(loss, 1)(parameters, x[0])
-        found.append((list(each.values()), many, tangent, hessian))
+        found.append((list(each.values()), many, tangent, tangents, hessian))
     torch.testing.assert_close(*found)
 
 
@@ -182,6 +192,45 @@ def test_recomputing_keeps_x_alone():
     assert held["manual"] < 5.2
 
 
+@pytest.mark.parametrize("tokens", [4, 20])
+@pytest.mark.parametrize("name", CHAINS)
+def test_the_bias_takes_no_pass_of_its_own(name: str, tokens: int):
+    """It is added where y is written."""
+    module = einc.load(name).module_class(1024, 1024)()
+    torch.nn.init.normal_(module.bias)
+    type(module).chunk = 8
+    x = torch.randn(tokens, 1024, requires_grad=True)
+    passes = []
+
+    class Passes(TorchDispatchMode):
+        def __torch_dispatch__(
+            self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+        ):
+            if func is torch.ops.aten.add.out:
+                passes.append(kwargs["out"].shape[0])
+            assert func is not torch.ops.aten.add.Tensor
+            return func(*args, **(kwargs or {}))
+
+    with Passes():
+        y = module(x)
+    assert passes == ([8, 8, 4] if tokens == 20 else [4])
+    expected = x @ module.to_dense().T + module.bias
+    torch.testing.assert_close(y, expected, rtol=1e-3, atol=1e-3)
+
+
+def test_without_gradients_nothing_is_kept():
+    module = einc.load("btt").module_class(64, 64)()
+    type(module).chunk = 8
+    function = vars(sys.modules[type(module).__module__])["_InChunks"]
+    x = torch.randn(20, 64)
+    weights = [module.A.reshape(8, 8, 8), module.B.reshape(8, 8, 8)]
+    plain = partial(function.forward, type(module))
+    with torch.no_grad():
+        kept, alone = (plain(keeps, None, x, *weights) for keeps in (True, False))
+    assert (len(kept), len(alone)) == (4, 1)
+    torch.testing.assert_close(kept[0], alone[0])
+
+
 def test_autocast_and_checkpointing():
     structure = einc.load("btt", rank=2)
     module = structure.module_class(256, 256)()
@@ -202,8 +251,10 @@ def test_autocast_and_checkpointing():
 @pytest.mark.parametrize("name", CHAINS)
 def test_copies_of_a_backward_are_those_listed(name: str):
     structure = einc.load(name)
-    module = structure.module_class(256, 1024)(bias=False)
-    source = structure.source(256, 1024)
+    # Where y is the widest, kronecker does not copy it.
+    shape = (256, 256 if name == "kronecker" else 1024)
+    module = structure.module_class(*shape)(bias=False)
+    source = structure.source(*shape)
     leaf = torch.randn(5, 256, requires_grad=True)
     y = module(leaf)
     with Clones() as clones:
@@ -224,9 +275,9 @@ def test_the_compiler_sees_plain_operations():
     torch.testing.assert_close(compiled(x), module(x))
 
 
-def test_few_tokens_do_not_pay_for_weights():
-    """At one token autograd's backward copies less than the weights have."""
+def test_few_tokens_have_autograds():
+    """What a function in Python takes is more than what copies of them do."""
     btt = einc.load("btt", rank=4)
-    for tokens, by_hand in ((1, False), (256, True), (4096, True)):
+    for tokens, by_hand in ((1, False), (64, False), (65, True), (4096, True)):
         report = btt.analyze(1024, 1024, tokens=tokens, certify=False)
         assert (compiler.module(report).chunks is not None) == by_hand

@@ -597,7 +597,7 @@ def test_no_cuda():
 
 @pytest.mark.usefixtures("quick")
 def test_an_interrupt_keeps_what_was_measured(monkeypatch: pytest.MonkeyPatch):
-    def interrupted(*given: Any) -> Iterator[Row]:
+    def interrupted(*given: Any, **options: Any) -> Iterator[Row]:
         yield row(1, 1.0, 2.0)
         raise KeyboardInterrupt
 
@@ -609,10 +609,122 @@ def test_an_interrupt_keeps_what_was_measured(monkeypatch: pytest.MonkeyPatch):
 
 @pytest.mark.usefixtures("quick")
 def test_more_tokens_than_fit(monkeypatch: pytest.MonkeyPatch):
-    def refused(*given: Any) -> Iterator[Row]:
+    def refused(*given: Any, **options: Any) -> Iterator[Row]:
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried")
 
     monkeypatch.setattr(bench, "rows", refused)
     ended = call(*FAST)
     assert (ended.status, ended.out) == (2, "")
     assert "fewer tokens" in ended.err
+
+
+# Layers of the user's own
+
+OWN = """
+import torch
+from helper import Plain
+from torch import nn
+
+
+def same(layer):
+    return Plain(layer)
+
+
+def reversed_(layer):
+    made = Plain(layer)
+    made.flip = True
+    return made, torch.arange(layer.out_features).flip(0)
+
+
+def other(layer):
+    return nn.Linear(layer.in_features, layer.out_features)
+
+
+def narrow(layer):
+    return nn.Linear(layer.in_features, 1)
+
+
+def raising(layer):
+    raise KeyError("no such\\nfactor")
+
+
+def failing(layer):
+    return nn.Linear(1, 1)
+
+
+def none(layer):
+    return None
+
+
+def module(layer):
+    return layer
+
+
+number = 3
+"""
+HELPER = """
+from torch import nn
+
+
+class Plain(nn.Module):
+    flip = False
+
+    def __init__(self, layer):
+        super().__init__()
+        self.weight = nn.Parameter(layer.to_dense().detach().clone())
+        self.bias = nn.Parameter(layer.bias.detach().clone())
+
+    def forward(self, x):
+        y = nn.functional.linear(x, self.weight, self.bias)
+        return y.flip(-1) if self.flip else y
+"""
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> Path:
+    (tmp_path / "helper.py").write_text(HELPER)
+    (tmp_path / "broken.py").write_text("import helper\n1 / 0\n")
+    (tmp_path / "own.py").write_text(OWN)
+    return tmp_path / "own.py"
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_layer_of_the_users_own_takes_part(own: Path):
+    names = ("same", "reversed_")
+    beside = [part for name in names for part in ("--beside", f"{own}:{name}")]
+    plot = ("--plot", str(own.parent / "a.svg"))
+    ended = call(*FAST, "--dtype", "bfloat16", *beside, "--json", *plot)
+    assert (ended.status, ended.err) == (0, "")
+    for one in json.loads(ended.out)["rows"]:
+        assert list(one["seconds"])[-2:] == [*names]
+    assert "reversed_" in (own.parent / "a.svg").read_text()
+    table = call(*FAST, *beside).out
+    assert len([line for line in table.splitlines() if " reversed_ " in line]) == 4
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("own.py:other", "other is"),
+        ("own.py:narrow", "narrow gives [1, 1], not [1, 64]"),
+        ("own.py:raising", "raising raises KeyError: 'no such"),
+        ("own.py:failing", "failing fails here: mat1 and mat2"),
+        ("own.py:none", "none returns no nn.Module, but NoneType"),
+        ("own.py:module", "'module' already"),
+        ("own.py:number", "no function 'number'"),
+        ("own.py:absent", "no function 'absent'"),
+        ("own.py", "FILE.py:NAME"),
+        ("own.py:", "FILE.py:NAME"),
+        ("nowhere.py:same", "no Python file 'nowhere.py'"),
+        ("broken.py:same", "broken.py raises ZeroDivisionError: division by zero"),
+    ],
+)
+def test_a_layer_of_the_users_own_that_is_none(
+    own: Path, monkeypatch: pytest.MonkeyPatch, name: str, message: str
+):
+    monkeypatch.chdir(own.parent)
+    ended = call(*FAST, "--beside", name)
+    assert (ended.status, ended.out) == (2, "")
+    assert message in ended.err and "Traceback" not in ended.err
+    assert call(*FAST, "--beside", "own.py:same", "--beside", "own.py:same").status == 2

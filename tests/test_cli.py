@@ -37,7 +37,7 @@ OPTIONS = {
     " --steps --minutes --lr --experts --auxiliary --workers --threads --ray --resume --plot"
     " --force --json --no-color",
     "bench": "SPEC -e/--expr --in --out -D --route -W --tokens --dtype --device --pass"
-    " --calibrate --compile --plot --force --json --no-color",
+    " --calibrate --compile --beside --plot --force --json --no-color",
     "check": "[SPEC]... -e/--expr --in --out -D -W --json",
     "fmt": "FILE... --check",
     "explain": "[CODE]",

@@ -35,6 +35,7 @@ codegen.statements
 codegen.fusion codegen.triton codegen.operations
 codegen.experts codegen.routed codegen.header codegen.gradients codegen.by_hand
 codegen.chunks
+codegen.lowering
 codegen.lower codegen.emit
 specs
 compiler
@@ -61,6 +62,7 @@ search.run
 search.request search.written search.shown search.picture
 nn.timing
 nn.machine nn.contestants
+nn.beside
 nn.bench nn.tune nn.overheads
 nn.calibrate
 bench_report

@@ -25,6 +25,8 @@ from einc.codegen.nodes import (
     Value,
     View,
 )
+from einc.codegen.statements import root_of
+from einc.sizes import Binding
 
 Backward = Literal["autograd", "manual", "recompute"]
 
@@ -43,9 +45,9 @@ def in_chunks(
     arguments = gradients.arguments
     outside, inside = _parted(forward.body, arguments[0])
     assert forward.result is not None
-    kept = gradients.kept
+    kept = tuple(root_of(tensor.value).name for tensor in gradients.kept)
     chunks = Chunks(
-        size=_size(forward, gradients),
+        size=_size(forward.binding, gradients),
         arguments=arguments,
         forward=inside,
         result=forward.result.value,
@@ -60,10 +62,11 @@ def in_chunks(
     weights = tuple(
         Local(name) if name in local else Attribute(name) for name in arguments[1:]
     )
-    y: Value = ChunksCall(Local(arguments[0]), weights)
     binding = forward.binding
     ((_, padded_out),) = binding.padded
-    if padded_out != binding.d_out:
+    whole = padded_out == binding.d_out
+    y: Value = ChunksCall(Local(arguments[0]), weights, biased=whole)
+    if not whole:
         y = Cut(y, binding.d_out)
     return (*outside, Assign("y", y)), chunks
 
@@ -129,14 +132,10 @@ def _needed(body: tuple[Assign, ...], names: Iterable[str]) -> tuple[Assign, ...
     return tuple(reversed(found))
 
 
-def _size(forward: Products, gradients: Gradients) -> int:
+def _size(binding: Binding, gradients: Gradients) -> int:
     """A power of two of tokens, of which x, the intermediates and y fit a cache."""
-    ((padded_in, padded_out),) = forward.binding.padded
-    values = padded_in + padded_out
-    for tensor in forward.known.values():
-        if isinstance(tensor.value, Local) and tensor.value.name in gradients.kept:
-            values += math.prod(
-                forward.binding.size(d) for d in tensor.dims if d is not TOKENS
-            )
+    values = sum(binding.padded[0])
+    for tensor in gradients.kept:
+        values += math.prod(binding.size(d) for d in tensor.dims if d is not TOKENS)
     fitting = max(CACHE // (BYTES * values), LEAST)
     return 1 << (fitting.bit_length() - 1)

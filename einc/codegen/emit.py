@@ -205,11 +205,13 @@ def _forward(out: Writer, module: Module) -> None:
             out.lines_of(runtime.FORWARD)
         else:
             out.line("batch = x.shape[:-1]")
-            out.line("y = self.contract(x.reshape(-1, self.in_features))")
-        with out.block("if self.bias is not None:"):
-            # What an operator of experts returns is new, and nothing else has it.
-            sum_up = "y += " if module.router is not None else "y = y + "
-            out.line(f"{sum_up}self.bias.to(y.dtype)")
+            bias = ", self.bias" * module.biased
+            out.line(f"y = self.contract(x.reshape(-1, self.in_features){bias})")
+        if not module.biased:
+            with out.block("if self.bias is not None:"):
+                # What an operator of experts returns is new, and nothing else has it.
+                sum_up = "y += " if module.router is not None else "y = y + "
+                out.line(f"{sum_up}self.bias.to(y.dtype)")
         out.line("return y.reshape(*batch, self.out_features)")
 
 
@@ -217,14 +219,18 @@ def _contract(out: Writer, module: Module) -> None:
     arguments = ["self", "x: torch.Tensor"]
     if module.router is not None:
         arguments += ["gates: torch.Tensor", "chosen: torch.Tensor"]
+    bias = "without the bias"
+    if module.biased:
+        arguments.append("bias: torch.Tensor | None = None")
+        bias = "with a bias or without"
     out.call("def contract(", arguments, ") -> torch.Tensor:")
     with out.indented():
-        out.line('"""(n, in_features) to (n, out_features), without the bias."""')
+        out.line(f'"""(n, in_features) to (n, out_features), {bias}."""')
         weights = [s for s in module.body if isinstance(s.value, Normalized)]
         for statement in weights:
             assign(out, statement)
         if module.fused is not None:
-            triton.call(out, module.fused)
+            triton.call(out, module.fused, module.biased)
         for statement in module.body[len(weights) :]:
             assign(out, statement)
         out.line("return y")

@@ -13,8 +13,16 @@ from dataclasses import dataclass, replace
 from itertools import product as every
 from typing import Protocol
 
-from einc.codegen.layout import TOKENS, Dim, Groups, Operands, Tensor, layout_text
-from einc.codegen.nodes import Assign, Guarded, Local, Product, Value
+from einc.codegen.layout import (
+    TOKENS,
+    Dim,
+    Groups,
+    Operands,
+    Tensor,
+    dims_of,
+    layout_text,
+)
+from einc.codegen.nodes import Assign, Contiguous, Guarded, Local, Product, Value
 from einc.codegen.statements import Dims, Dtype, Statements, fresh, root_of
 from einc.plan import Contraction, Key, Plan
 from einc.sizes import Binding
@@ -63,43 +71,55 @@ def _of_x(plan: Plan) -> list[Contraction]:
 
 @dataclass(frozen=True)
 class _Step:
-    """A product of the forward: its data, its weight as an operand, its name."""
+    """A product of the forward: its data, also as it is kept, and its weight as an operand.
+
+    `source` is the name of the data before they are copied.
+    """
 
     data: Tensor
     weight: Tensor
-    name: str
+    source: str
 
     @property
     def columns(self) -> set[Dim]:
         """What the product has from its weight alone."""
         return set(self.weight.dims) - set(self.data.dims)
 
-    def parted(self, gradient: Tensor) -> tuple[Groups, Dims, Dims]:
+    def parted(self, gradient: Tensor, as_data: bool) -> tuple[Groups, Dims, Dims]:
         """The dimensions of its result: in data and weight, in data, and in the weight.
 
-        In the order in which they lie in `gradient`, so that it is copied least.
+        In the order in which they lie in `gradient`, so that it is copied least; or,
+        `as_data`, in that of the data.
         """
         data, weight, lies = self.data.dims, self.weight.dims, gradient.lies
-        both = tuple(d for d in lies if d in data and d in weight)
-        rows = tuple(d for d in lies if d in data and d not in weight)
+        shared = lies
+        if as_data:
+            shared = tuple(d for d in self.data.lies if d in lies)
+        both = tuple(d for d in shared if d in data and d in weight)
+        rows = tuple(d for d in shared if d in data and d not in weight)
         columns = tuple(d for d in lies if d not in data)
         return (both,) if both else (), rows, columns
 
 
 def all_gradients(forward: Products) -> Iterator[Gradients]:
     """The gradients in all orientations that are tried; none where `*` is among them."""
-    steps = []
+    steps: list[_Step] = []
     for step in _of_x(forward.plan):
         left, right = forward.operands[step.key]
         if not _sums(step, left, right):
             return
         data = forward.known[step.x_first[0].key]
-        weight = right if TOKENS in left.dims else left
+        weight, operand = (right, left) if TOKENS in left.dims else (left, right)
+        source = root_of(data.value)
+        # What the forward copied for itself is kept as it lies then.
+        if steps and operand.lies != data.lies:
+            data = operand
         plain = replace(data, value=root_of(data.value))
-        steps.append(_Step(plain, weight, step.name))
+        steps.append(_Step(plain, weight, source.name))
     tried = min(len(steps), MOST_TURNED)
-    for turned in every((True, False), repeat=tried):
-        yield Gradients(forward, steps, (True,) * (len(steps) - tried) + turned)
+    rest = (True,) * (len(steps) - tried)
+    for as_data, ordered, *turned in every((False, True), repeat=2 + tried):
+        yield Gradients(forward, steps, (*rest, *turned), ordered, as_data)
 
 
 def _sums(step: Contraction, left: Tensor, right: Tensor) -> bool:
@@ -107,15 +127,27 @@ def _sums(step: Contraction, left: Tensor, right: Tensor) -> bool:
 
 
 class Gradients(Statements):
-    """The statements of `gradients`, for the arguments x and weights."""
+    """The statements of `gradients`, for the arguments x and weights.
+
+    The gradient of a product's data is computed as weight x gradient, where that is
+    `turned`. Where they are `ordered`, what the product before sums comes first in them:
+    the weight may be copied for that, and the gradient need not be. `as_data`, gradients
+    are brought into the order of the data rather than the other way round.
+    """
 
     def __init__(
-        self, forward: Products, steps: Sequence[_Step], turned: Sequence[bool]
+        self,
+        forward: Products,
+        steps: Sequence[_Step],
+        turned: Sequence[bool],
+        ordered: bool,
+        as_data: bool,
     ) -> None:
         super().__init__(forward.binding, forward.tokens, forward.dtype)
         values = [steps[0].data.value, *(step.weight.value for step in steps)]
         self.arguments = tuple(root_of(value).name for value in values)
-        self.kept = tuple(step.name for step in steps[:-1])
+        self.as_data = as_data
+        self.kept = tuple(step.data for step in steps[1:])
         self.used = {assign.target for assign in forward.body} | set(self.arguments)
         self.wanted = self._new("wanted")
         self.incoming = self._new("dy")
@@ -123,7 +155,9 @@ class Gradients(Statements):
         self.body: list[Guarded] = []
         self.views: dict[Value, Local] = {}
         self.guards: dict[str, Guard] = {}
+        self.letters = {root_of(s.data.value).name: s.source for s in steps}
         self.operands: dict[tuple[Value, Groups], Tensor] = {}
+        self.copies: dict[tuple[Value, Dims], Tensor] = {}
         output = self.layouts.big(forward.plan.terms[0].network.term.output)
         gradient = Tensor(Local(self.incoming), ((TOKENS,), output))
         for place in reversed(range(len(steps))):
@@ -133,7 +167,7 @@ class Gradients(Statements):
                 place,
                 gradient,
                 turned[place],
-                steps[place - 1].columns if place else set(),
+                steps[place - 1].columns if place and ordered else set(),
             )
         features = tuple(d for d in steps[0].data.dims if d is not TOKENS)
         wanted: Groups = ((TOKENS,), features)
@@ -144,6 +178,7 @@ class Gradients(Statements):
             self.layouts.copied(found.lies, wanted)
         if found != gradient:
             self._assign(self.names[0], found, (0, 0))
+        self._guard_copies()
 
     def operand(self, tensor: Tensor, groups: Groups) -> Tensor:
         """What two products read in the same layout is copied once."""
@@ -151,6 +186,14 @@ class Gradients(Statements):
         if key not in self.operands:
             self.operands[key] = super().operand(tensor, groups)
         return self.operands[key]
+
+    def copy(self, tensor: Tensor, groups: Groups) -> Tensor:
+        """The same of what they read as matrices and as transposed ones."""
+        key = (tensor.value, dims_of(groups))
+        if key not in self.copies:
+            made = super().copy(tensor, groups)
+            self.copies[key] = replace(made, value=self._named(made))
+        return self.layouts.regroup(self.copies[key], groups)
 
     def _new(self, name: str) -> str:
         """The name, or with a number where something has it."""
@@ -161,7 +204,7 @@ class Gradients(Statements):
     def _weight(self, step: _Step, place: int, gradient: Tensor) -> None:
         """The gradient of a weight: data and gradient, summed over the tokens."""
         data, weight = step.data, step.weight
-        batch, rows, columns = step.parted(gradient)
+        batch, rows, columns = step.parted(gradient, self.as_data)
         summed = tuple(d for d in data.lies if d not in gradient.dims)
         # The last dimension of the weight as an operand is the last one here.
         if set(weight.groups[-1]) <= step.columns:
@@ -182,18 +225,18 @@ class Gradients(Statements):
         turned: bool,
         before: set[Dim],
     ) -> Tensor:
-        """The gradient of a step's data: what the step before sums comes first in it."""
+        """The gradient of a step's data, in which `before` comes first."""
         data = step.data
         name = self.arguments[place + 1]
         weight = replace(step.weight, value=Local(name))
-        batch, rows, columns = step.parted(gradient)
+        batch, rows, columns = step.parted(gradient, self.as_data)
         left = tuple(d for d in data.lies if d not in gradient.dims)
         left = tuple(sorted(left, key=lambda d: d not in before))
         if turned:
             operands = self.matrix(weight, gradient, batch, left, columns, rows)
         else:
             operands = self.matrix(gradient, weight, batch, rows, columns, left)
-        target = self._new(f"d{self.kept[place - 1]}") if place else self.names[0]
+        target = self._new(f"d{step.source}") if place else self.names[0]
         self.guards[target] = (0, place)
         return self._multiply(target, operands, (0, place))
 
@@ -210,12 +253,32 @@ class Gradients(Statements):
         if tensor.value == root:
             return root
         if tensor.value not in self.views:
-            name = fresh(root.name, self.used)
+            letters = self.letters.get(root.name, root.name)
+            name = fresh(letters, self.used)
             self.used.add(name)
             guard = self.guards.get(root.name, (0, len(self.arguments) - 1))
+            self.guards[name], self.letters[name] = guard, letters
             self._assign(name, tensor, guard)
             self.views[tensor.value] = Local(name)
         return self.views[tensor.value]
+
+    def _guard_copies(self) -> None:
+        """What is copied is copied for those gradients alone that read it."""
+        read: dict[str, list[Guard]] = {}
+        for place in reversed(range(len(self.body))):
+            guarded = self.body[place]
+            value = guarded.statement.value
+            readers = read.get(guarded.statement.target)
+            if isinstance(value, Contiguous) and readers:
+                first, last = min(a for a, _ in readers), max(b for _, b in readers)
+                guarded = replace(guarded, first=first, last=last)
+                self.body[place] = guarded
+            parts = (
+                (value.left, value.right) if isinstance(value, Product) else (value,)
+            )
+            for part in parts:
+                guard = (guarded.first, guarded.last)
+                read.setdefault(root_of(part).name, []).append(guard)
 
     def _assign(self, target: str, tensor: Tensor, guard: Guard) -> None:
         statement = Assign(target, tensor.value, layout_text(tensor.groups))

@@ -46,7 +46,7 @@ class Tensor:
 
     @property
     def dims(self) -> tuple[Dim, ...]:
-        return tuple(dim for group in self.groups for dim in group)
+        return dims_of(self.groups)
 
     @property
     def lies(self) -> tuple[Dim, ...]:
@@ -98,7 +98,7 @@ class Layouts:
 
     def arrange(self, tensor: Tensor, groups: Groups) -> Tensor:
         """Its dimensions in the order of `groups`, in pieces: a view of the same."""
-        wanted = tuple(dim for group in groups for dim in group)
+        wanted = dims_of(groups)
         if Counter(wanted) != Counter(tensor.dims):
             raise InternalError(f"a layout of {wanted} from {tensor.dims}")
         if wanted == tensor.dims:
@@ -123,10 +123,8 @@ class Layouts:
         self, before: tuple[Dim, ...], groups: Groups, inside: bool = False
     ) -> tuple[Dim, ...]:
         """Notes that a tensor is written anew, and returns how it then lies."""
-        after = tuple(dim for group in groups for dim in group)
-        pairs = zip(reversed(before), reversed(after), strict=True)
-        kept = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
-        self.copies.append(Copy(groups, kept, inside))
+        after = dims_of(groups)
+        self.copies.append(Copy(groups, len(kept(before, after)), inside))
         return after
 
     def elementwise(self, left: Tensor, right: Tensor) -> Operands:
@@ -138,6 +136,17 @@ class Layouts:
             self.regroup(right, broadcast(dims, right.dims)),
             tuple((d,) for d in dims),
         )
+
+
+def dims_of(groups: Groups) -> tuple[Dim, ...]:
+    return tuple(dim for group in groups for dim in group)
+
+
+def kept(before: tuple[Dim, ...], after: tuple[Dim, ...]) -> tuple[Dim, ...]:
+    """The fastest dimensions that have the same place in both."""
+    pairs = zip(reversed(before), reversed(after), strict=True)
+    same = takewhile(lambda pair: pair[0] == pair[1], pairs)
+    return tuple(dim for dim, _ in same)[::-1]
 
 
 def _lie_together(memory: tuple[Dim, ...], groups: Groups) -> bool:

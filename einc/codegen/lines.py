@@ -16,6 +16,7 @@ from einc.codegen.nodes import (
     ExpertsCall,
     ExpertWeight,
     GroupedProduct,
+    Linear,
     Local,
     Normalized,
     Pad,
@@ -136,6 +137,9 @@ def _parts(value: Value) -> tuple[str, list[str], str]:
             if value.out is not None:
                 arguments.append(f"out={_space(value.out)}")
             return f"{_FUNCTIONS[value.kind]}(", arguments, ")"
+        case Linear():
+            arguments = [expression(value.left), f"{expression(value.right)}.T", "bias"]
+            return "nn.functional.linear(", arguments, ")"
         case GroupedProduct():
             ends = "ends" if value.rows == 1 else f"{value.rows} * ends"
             arguments = [expression(value.left), expression(value.right), ends]
@@ -145,7 +149,8 @@ def _parts(value: Value) -> tuple[str, list[str], str]:
             arguments = [value.source.name, "gates", "chosen", *weights]
             return f"_experts_{value.experts}(", arguments, ")"
         case ChunksCall():
-            arguments = ["type(self)", value.source.name]
+            bias = "bias" if value.biased else "None"
+            arguments = ["type(self)", bias, value.source.name]
             arguments += [expression(weight) for weight in value.weights]
             return "_in_chunks(", arguments, ")"
         case Reshape():

@@ -116,6 +116,14 @@ class Product:
 
 
 @dataclass(frozen=True)
+class Linear:
+    """Of two matrices, and the module's bias added to each row."""
+
+    left: Value
+    right: Value
+
+
+@dataclass(frozen=True)
 class GroupedProduct:
     """(b, n, s) times (experts, b, s, c), or its grouped half (n, s) times each (s, c).
 
@@ -150,10 +158,14 @@ View = Reshape | Permute | Contiguous | Sum | Pad | Cut
 
 @dataclass(frozen=True)
 class ChunksCall:
-    """What the module's `products` make of x, (n, in), and weights: (n, out)."""
+    """What the module's `products` make of x, (n, in), and weights: (n, out).
+
+    With the module's bias, where it is `biased`.
+    """
 
     source: Local
     weights: tuple[Local | Attribute, ...]
+    biased: bool
 
 
 Value = (
@@ -162,6 +174,7 @@ Value = (
     | Normalized
     | View
     | Product
+    | Linear
     | GroupedProduct
     | ExpertWeight
     | ExpertsCall
@@ -293,7 +306,10 @@ class Fused:
 
 @dataclass(frozen=True)
 class Module:
-    """One class of a generated file; `body` ends with y assigned."""
+    """One class of a generated file; `body` ends with y assigned.
+
+    With the bias, where it is `biased`: then `contract` takes one.
+    """
 
     name: str
     title: str
@@ -306,3 +322,9 @@ class Module:
     experts: tuple[Experts, ...] = ()
     chunks: Chunks | None = None
     fused: Fused | None = None
+
+    @property
+    def biased(self) -> bool:
+        """Whether `body` adds the bias."""
+        y = self.body[-1].value
+        return isinstance(y, Linear) or (isinstance(y, ChunksCall) and y.biased)

@@ -24,6 +24,7 @@ from einc.codegen.nodes import (
     Experts,
     ExpertsCall,
     ExpertWeight,
+    Linear,
     Local,
     Module,
     Normalized,
@@ -58,16 +59,13 @@ class Work:
 
 
 def linear(d_in: int, d_out: int, tokens: int) -> Work:
-    """nn.Linear's, with bias: the product begins from a copy of it."""
+    """nn.Linear's, with bias."""
     weight = Strided.contiguous(d_out, d_in)
     walk = Walk({"weight": weight}, {"x": Strided.contiguous(tokens, d_in)})
     matrix = Permute(Attribute("weight"), (1, 0))
-    walk.run([Assign("y", Product("matmul", Local("x"), matrix))])
+    walk.run([Assign("y", Linear(Local("x"), matrix))])
     recorder = walk.recorder
-    recorder.does(Elementwise(tokens * d_out))
     backward = recorder.backward(walk.names["y"])
-    backward.fresh[d_out] += 1
-    backward.operations[Elementwise((tokens + 1) * d_out)] += 1
     forward = recorder.counted
     return Work(forward, forward + backward, len(recorder.tape))
 
@@ -93,7 +91,9 @@ def work(module: Module, tokens: int, in_chunks: bool = True) -> Work:
     if module.router is not None:
         _route(recorder, walk.names["x"], module.router.experts)
     walk.run(module.body)
-    y = recorder.add(walk.names["y"], Strided.contiguous(module.d_out))
+    y = walk.names["y"]
+    if not module.biased:
+        y = recorder.add(y, Strided.contiguous(module.d_out))
     y = recorder.reshape(y, y.shape)
     forward = recorder.counted
     nodes = len(recorder.tape)
@@ -167,6 +167,8 @@ class Walk:
             case Product():
                 left, right = self.value(value.left), self.value(value.right)
                 return self._product(value, left, right, fresh and value.out is None)
+            case Linear():
+                return do.linear(self.value(value.left), self.value(value.right))
             case ExpertsCall():
                 return self._experts(value)
             case ChunksCall():
@@ -207,6 +209,8 @@ class Walk:
             self.kept.fresh[array.size] += count - 1
 
         def pull(gradient: Strided) -> tuple[Strided, ...]:
+            if call.biased:
+                self.recorder.sum_rows(gradient)
             names = dict(zip(chunks.arguments, arrays, strict=True)) | kept
             shape = (rows, *gradient.shape[1:])
             names[chunks.incoming] = Strided(shape, gradient.strides)

@@ -191,6 +191,22 @@ class Recorder:
 
         return self.record(result, (left, right), pull)
 
+    def linear(self, left: Strided, right: Strided) -> Strided:
+        """A product that begins from a bias, copied to each row."""
+        result = self.product(left, right)
+        self.does(Elementwise(result.size))
+        product = self.tape.pop()
+
+        def pull(gradient: Strided) -> tuple[Strided, ...]:
+            self.sum_rows(gradient)
+            return product.pull(gradient)
+
+        return self.record(result, product.inputs, pull)
+
+    def sum_rows(self, gradient: Strided) -> None:
+        """The gradient of a bias."""
+        self._elementwise(gradient.shape[1:], gradient.size)
+
     def _product(self, left: Strided, right: Strided, fresh: bool = True) -> Strided:
         *batch, m, k = left.shape
         n = right.shape[-1]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Literal
 
 from einc.codegen.layout import (
@@ -18,8 +19,10 @@ from einc.codegen.layout import (
     Layouts,
     Operands,
     Tensor,
+    dims_of,
+    kept,
 )
-from einc.codegen.nodes import Attribute, Local, Value, View
+from einc.codegen.nodes import Attribute, Contiguous, Local, Value, View
 from einc.errors import InternalError
 from einc.sizes import Binding
 
@@ -31,6 +34,15 @@ SHORT_RUNS = 8.0
 at 26 to 37, on the CPU that this was measured on."""
 
 Dims = tuple[Dim, ...]
+
+
+@dataclass(frozen=True)
+class _Way:
+    """A layout for an operand: whether views lead to it that are read, and the cost."""
+
+    groups: Groups
+    is_read: bool
+    cost: float
 
 
 class Statements:
@@ -47,24 +59,10 @@ class Statements:
         """What the copies of a call cost, in values that are copied in long runs."""
         return sum(self._cost_of(copy) for copy in self.layouts.copies)
 
-    @property
-    def cost_of_weights(self) -> float:
-        """The part of `cost` that is paid whatever the tokens are."""
-        copies = self.layouts.copies
-        return sum(
-            self._cost_of(copy)
-            for copy in copies
-            if all(TOKENS not in group for group in copy.groups)
-        )
-
     def _cost_of(self, copy: Copy) -> float:
-        sizes = [
-            self.tokens if dim is TOKENS else self.binding.size(dim)
-            for group in copy.groups
-            for dim in group
-        ]
-        run = math.prod(sizes[len(sizes) - copy.kept :])
-        return math.prod(sizes) * (1.0 if run >= RUN else SHORT_RUNS)
+        dims = dims_of(copy.groups)
+        run = self._size(dims[len(dims) - copy.kept :])
+        return self._size(dims) * (1.0 if run >= RUN else SHORT_RUNS)
 
     def matrix(
         self,
@@ -84,16 +82,50 @@ class Statements:
     def operand(self, tensor: Tensor, groups: Groups) -> Tensor:
         """As an operand of a matrix product, which copies what it cannot read.
 
-        It reads matrices of which one dimension is contiguous; in bfloat16 on a CPU
-        those fast of which the last one is.
+        A copy of the transposed matrix serves as well: the one in longer runs is made.
         """
+        *batch, rows, columns = groups
+        ways = [self._way(tensor, g) for g in (groups, (*batch, columns, rows))]
+        way = min(ways, key=lambda way: way.cost)
+        if way.is_read:
+            found = self.layouts.regroup(tensor, way.groups)
+        elif self.dtype == "float32" and way.groups == groups:
+            found = self.layouts.regroup(tensor, groups)
+            self.layouts.copied(found.lies, groups, inside=True)
+        else:
+            found = self.copy(tensor, way.groups)
+        return self.layouts.regroup(found, groups)
+
+    def _way(self, tensor: Tensor, groups: Groups) -> _Way:
+        """What it costs to have a tensor as an operand in a layout.
+
+        A product reads matrices of which one dimension is contiguous; in bfloat16 on a
+        CPU batches without gaps, of matrices or of transposed ones.
+        """
+        before = len(self.layouts.copies)
+        lies = self.layouts.regroup(tensor, groups).lies
+        copies = self.layouts.copies[before:]
+        del self.layouts.copies[before:]
+        *batch, rows, columns = groups
+        if self.dtype == "float32":
+            is_read = lies[-1:] in (rows[-1:], columns[-1:])
+        else:
+            turned = dims_of((*batch, columns, rows))
+            is_read = lies in (dims_of(groups), turned)
+        if not is_read:
+            copies.append(Copy(groups, len(kept(lies, dims_of(groups))), inside=True))
+        return _Way(groups, is_read, sum(map(self._cost_of, copies)))
+
+    def copy(self, tensor: Tensor, groups: Groups) -> Tensor:
+        """In a layout, as a tensor of its own."""
         found = self.layouts.regroup(tensor, groups)
-        fastest = found.lies[-1:]
-        ends = [group[-1:] for group in groups[-2:]]
-        read = ends if self.dtype == "float32" else ends[-1:]
-        if fastest not in read:
-            self.layouts.copied(found.lies, found.groups, inside=True)
-        return found
+        self.layouts.copied(found.lies, groups)
+        return Tensor(Contiguous(found.value), groups)
+
+    def _size(self, dims: Iterable[Dim]) -> int:
+        return math.prod(
+            self.tokens if dim is TOKENS else self.binding.size(dim) for dim in dims
+        )
 
 
 def root_of(value: Value) -> Local | Attribute:

@@ -39,7 +39,7 @@ def attributes(out: Writer, fused: Fused) -> None:
     out.line("}")
 
 
-def call(out: Writer, fused: Fused) -> None:
+def call(out: Writer, fused: Fused, biased: bool) -> None:
     """The start of `contract`: the kernel, where it takes the tensors."""
     taken = ["self.BLOCKS", "x", *map(expression, fused.weights)]
     out.call("if _is_fused(", taken, "):")
@@ -54,7 +54,8 @@ def call(out: Writer, fused: Fused) -> None:
             out.comment(f"y: {fused.layout}")
             out.call("y = _fused(", arguments)
         assign(out, Assign("y", fused.result))
-        out.line("return y")
+        bias = "y if bias is None else y + bias.to(y.dtype)" if biased else "y"
+        out.line(f"return {bias}")
 
 
 def _argument(out: Writer, argument: Assign) -> str:

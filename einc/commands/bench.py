@@ -83,6 +83,14 @@ Calibrate = Annotated[
 Compile = Annotated[
     bool, typer.Option("--compile", help="also the module under torch.compile")
 ]
+Beside = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--beside",
+        metavar="FILE.py:NAME",
+        help="a layer of your own, made by a function of the module; repeatable",
+    ),
+]
 TimesPlot = Annotated[
     Path | None,
     typer.Option("--plot", metavar="FILE", help="draw the times: .png, .svg, .pdf"),
@@ -103,6 +111,7 @@ def bench(
     passes: Passes = None,
     calibrate: Calibrate = False,
     compiled: Compile = False,
+    beside: Beside = None,
     plot: TimesPlot = None,
     force: options.Force = False,
     as_json: options.Json = False,
@@ -135,7 +144,7 @@ def bench(
         kinds = list(dict.fromkeys(passes or Pass))
         known = calibration.stored(device.value)
         machine, rows, interrupted = _measured(
-            reports, dtypes, kinds, device, compiled, known
+            reports, dtypes, kinds, device, compiled, beside or [], known
         )
         notes = bench_report.about(report, machine, known)
         if plot is not None:
@@ -200,23 +209,28 @@ def _measured(
     passes: Sequence[Pass],
     device: Device,
     compiled: bool,
+    beside: Sequence[str],
     known: Calibration | None,
 ) -> tuple[Machine, list[Row], bool]:
     """The machine, the rows, and whether an interrupt came after the first of them."""
     _check_device(device)
     from einc import predict
     from einc.nn import bench
+    from einc.nn.beside import makers
     from einc.nn.machine import machine
 
     names = [dtype.value for dtype in dtypes]
     kinds: list[predict.Pass] = [kind.value for kind in passes]
     total = len(names) * len(kinds) * len(reports)
     rows: list[Row] = []
+    own = makers(beside)
     with progress() as told:
         told("measuring", 0, total)
         measured = machine(device.value, names)
         try:
-            for row in bench.rows(reports, names, kinds, measured, compiled, known):
+            for row in bench.rows(
+                reports, names, kinds, measured, compiled, known, makers=own
+            ):
                 rows.append(row)
                 told("measuring", len(rows), total)
         except KeyboardInterrupt:

@@ -14,13 +14,13 @@ from time import perf_counter
 from typing import Any
 
 import torch
-from torch import nn
 
 from einc import predict
 from einc.analysis.profile import Figures, Profile
 from einc.calibration import Calibration, Machine
 from einc.errors import InternalError, UsageError
-from einc.nn.contestants import COMPILED, DENSE, MODULE, Field, field
+from einc.nn import beside
+from einc.nn.contestants import COMPILED, DENSE, MODULE, Contestant, Field, field
 from einc.nn.machine import wait_for
 from einc.nn.timing import Clock, Spread, take_turns
 from einc.predict import Pass
@@ -103,20 +103,24 @@ def rows(
     compiled: bool = False,
     calibration: Calibration | None = None,
     clock: Clock = perf_counter,
+    makers: Mapping[str, beside.Maker] | None = None,
 ) -> Iterator[Row]:
     """Measures; `reports` by number of tokens, as planned for so many.
 
-    Predicts beside it, where a calibration of the device and dtype is given.
-    Raises `UsageError` where `compiled` is asked for and torch.compile fails.
+    Predicts beside it, where a calibration of the device and dtype is given. `makers`
+    make layers more. Raises `UsageError` where one of those fails or computes another
+    map, and where `compiled` is asked for and torch.compile fails.
     """
     for dtype in dtypes:
         for tokens, report in reports.items():
             kind = getattr(torch, dtype)
             competing = field(report, tokens, kind, machine.device, compiled)
+            layer = competing.contestants[MODULE].layer
+            competing.contestants.update(beside.contestants(makers or {}, layer))
             for a_pass in passes:
                 calls = _calls(competing, tokens, a_pass)
                 with torch.set_grad_enabled(a_pass == "training"):
-                    _check(competing, calls, TOLERANCES[dtype])
+                    _check(competing, calls, a_pass, TOLERANCES[dtype])
                     times = take_turns(calls, clock, wait_for(machine.device))
                 yield Row(
                     tokens,
@@ -158,34 +162,47 @@ def _calls(competing: Field, tokens: int, kind: Pass) -> dict[str, Results]:
     x = torch.randn(tokens, layer.in_features, generator=generator).to(bias)
     pull = torch.randn(tokens, layer.out_features, generator=generator).to(bias)
 
-    def forward(layer: nn.Module) -> Results:
-        return lambda: (layer(x),)
+    def forward(one: Contestant) -> Results:
+        return lambda: (one.layer(x),)
 
-    def training(layer: nn.Module) -> Results:
+    def training(one: Contestant) -> Results:
         leaf = x.detach().requires_grad_()
-        leaves = [leaf, *layer.parameters()]
-        return lambda: torch.autograd.grad(layer(leaf), leaves, pull)
+        leaves = [leaf, *one.layer.parameters()]
+        pulled = pull if one.order is None else pull[:, one.order]
+        return lambda: torch.autograd.grad(one.layer(leaf), leaves, pulled)
 
     made = forward if kind == "forward" else training
-    return {name: made(one.layer) for name, one in competing.contestants.items()}
+    return {name: made(one) for name, one in competing.contestants.items()}
 
 
-def _check(competing: Field, calls: Mapping[str, Results], tolerance: float) -> None:
-    """Raises `InternalError` where contestants disagree, on y or on x's gradient."""
+def _check(
+    competing: Field, calls: Mapping[str, Results], kind: Pass, tolerance: float
+) -> None:
+    """Raises `InternalError` where contestants disagree, on y or on x's gradient.
+
+    `UsageError`, where one is the user's.
+    """
     expected = calls[MODULE]()[0]
     largest = expected.abs().max().item()
     for name, one in competing.contestants.items():
         try:
             found = calls[name]()[0]
-        except RuntimeError as error:
-            if name != COMPILED:
+        except Exception as error:
+            if name != COMPILED and not one.own:
                 raise
             reason = str(error).strip().partition("\n")[0]
-            raise UsageError(f"torch.compile fails here: {reason}") from None
-        apart = (found - expected).abs().max().item()
+            who = "torch.compile" if name == COMPILED else name
+            raise UsageError(f"{who} fails here: {reason}") from error
+        same = expected
+        if one.order is not None and kind == "forward":
+            same = expected[:, one.order]
+        if found.shape != same.shape:
+            raise UsageError(f"{name} gives {[*found.shape]}, not {[*same.shape]}")
+        apart = (found - same).abs().max().item()
         # Not the other way round: NaN is apart, too.
         if one.agrees and not apart <= tolerance * largest:
-            raise InternalError(
+            kind_of_error = UsageError if one.own else InternalError
+            raise kind_of_error(
                 f"{name} is {apart:.3g} apart from the module, of {largest:.3g}"
             )
 

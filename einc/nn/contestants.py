@@ -25,6 +25,7 @@ from einc.structure import Axis, Term
 
 MODULE, COMPILED, DENSE = "module", "compiled", "dense"
 EINSUM, OPT_EINSUM = "einsum", "opt_einsum"
+NAMES = (MODULE, COMPILED, DENSE, EINSUM, OPT_EINSUM)
 
 LARGEST = 1 << 28
 """Elements of an intermediate: what would have a larger one is not run."""
@@ -36,10 +37,16 @@ Shape = tuple[int, ...]
 
 @dataclass(frozen=True)
 class Contestant:
-    """A layer, and whether it computes what the module does."""
+    """A layer, and whether it computes what the module does.
+
+    Where an `order` is given, its output i is that of the module at `order[i]`. An `own`
+    one is the user's.
+    """
 
     layer: nn.Module
     agrees: bool = True
+    order: torch.Tensor | None = None
+    own: bool = False
 
 
 @dataclass(frozen=True)
@@ -54,7 +61,7 @@ def field(
     report: Profile, tokens: int, dtype: torch.dtype, device: str, compiled: bool
 ) -> Field:
     """All contestants for calls of `tokens` tokens, with one set of random weights."""
-    layer = generated(report, dtype).to(device, dtype)
+    layer = generated(report, dtype, device).to(device, dtype)
     found = {MODULE: Contestant(layer)}
     if compiled:
         # Each shape is compiled for itself, as its first one would be.
@@ -71,15 +78,18 @@ def field(
     return Field(found, () if reason is None else (reason,))
 
 
-def generated(report: Profile, dtype: torch.dtype = torch.float32) -> Any:
-    """The module for a dtype, initialized under a seed; `UsageError` without features.
+def generated(
+    report: Profile, dtype: torch.dtype = torch.float32, device: str = "cpu"
+) -> Any:
+    """The module for a dtype and device, initialized under a seed; `UsageError` without features.
 
     Its router is drawn at random: at zero, as it starts, all tokens take the same
     experts.
     """
     if report.figures is None:
         raise UsageError("times need features: give --in")
-    planned: Dtype = "bfloat16" if dtype is torch.bfloat16 else "float32"
+    slow_views = dtype is torch.bfloat16 and device == "cpu"
+    planned: Dtype = "bfloat16" if slow_views else "float32"
     made = class_of(report, dtype=planned)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)

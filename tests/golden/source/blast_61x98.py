@@ -27,24 +27,23 @@ class _InChunks(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(module, x, *weights):
+    def forward(module, bias, x, *weights):
         """(n, in) to (n, out), and behind it what backward reads of each chunk."""
-        chunks = _chunks(module, x)
         y, saved = None, []
-        for rows in chunks:
+        for rows in _chunks(module, x):
             part, *kept = module.products(x[rows], *weights)
             saved += kept
-            if len(chunks) == 1:
-                y = part.flatten(1).contiguous()
-            else:
-                y = part.new_empty(len(x), *part.shape[1:]) if y is None else y
+            y = part.new_empty(len(x), *part.shape[1:]) if y is None else y
+            if bias is None:
                 y[rows] = part
+            else:
+                torch.add(part, bias.reshape(part.shape[1:]), out=y[rows])
         return y.flatten(1), *saved
 
     @staticmethod
     def setup_context(ctx, inputs, output):
-        ctx.module, x, *weights = inputs
-        ctx.count, ctx.extra = len(inputs) - 1, len(output) - 1
+        ctx.module, _, x, *weights = inputs
+        ctx.count, ctx.extra = 1 + len(weights), len(output) - 1
         ctx.mark_non_differentiable(*output[1:])
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(x, *weights, *output[1:])
@@ -53,13 +52,14 @@ class _InChunks(torch.autograd.Function):
     @staticmethod
     def backward(ctx, dy, *_):
         if dy is None:
-            return (None,) * (1 + ctx.count)
+            return (None,) * (2 + ctx.count)
         tensors = ctx.saved_tensors
         (x, *weights), saved = tensors[: ctx.count], tensors[ctx.count :]
-        module, wanted = ctx.module, ctx.needs_input_grad[1:]
+        module, wanted = ctx.module, ctx.needs_input_grad[2:]
+        dbias = dy.sum(0) if ctx.needs_input_grad[1] else None
         if torch.is_grad_enabled():  # they will be differentiated again
-            plain = partial(_plain, module)
-            return None, *torch.func.vjp(plain, x, *weights)[1](dy)
+            plain = partial(_plain, module, None)
+            return None, dbias, *torch.func.vjp(plain, x, *weights)[1](dy)
         chunks = _chunks(module, x)
         each = len(saved) // len(chunks)
         dx, totals = None, [None] * len(weights)
@@ -73,20 +73,22 @@ class _InChunks(torch.autograd.Function):
                 dx[rows] = part
             for k, part in enumerate(parts):
                 totals[k] = part if totals[k] is None else totals[k].add_(part)
-        return None, dx if dx is None else dx.flatten(1), *totals
+        return None, dbias, dx if dx is None else dx.flatten(1), *totals
 
     @staticmethod
-    def vmap(info, in_dims, module, x, *weights):
-        return (torch.vmap(partial(_plain, module), in_dims[1:])(x, *weights),), (0,)
+    def vmap(info, in_dims, module, *inputs):
+        return (torch.vmap(partial(_plain, module), in_dims[1:])(*inputs),), (0,)
 
     @staticmethod
-    def jvp(ctx, _, *tangents):
+    def jvp(ctx, _, of_bias, *tangents):
         inputs = ctx.saved_tensors
         parts = [
-            _plain(ctx.module, *inputs[:i], tangent, *inputs[i + 1 :])
+            _plain(ctx.module, None, *inputs[:i], tangent, *inputs[i + 1 :])
             for i, tangent in enumerate(tangents)
             if tangent is not None
         ]
+        if of_bias is not None:
+            parts.append(of_bias.expand(len(inputs[0]), -1))
         return sum(parts[1:], parts[0]), *[None] * ctx.extra
 
 
@@ -96,23 +98,24 @@ def _chunks(module, x):
     return [slice(i, i + size) for i in range(0, max(len(x), 1), size)]
 
 
-def _plain(module, x, *weights):
+def _plain(module, bias, x, *weights):
     """(n, in) to (n, out) in plain operations, all tokens at once."""
-    return module.products(x, *weights)[0].flatten(1).contiguous()
+    y = module.products(x, *weights)[0].flatten(1).contiguous()
+    return y if bias is None else y + bias.to(y.dtype)
 
 
-def _in_chunks(module, x, *weights):
+def _in_chunks(module, bias, *tensors):
     """The same with a backward by hand: torch.compile finds as good a one itself."""
+    x = tensors[0]
     one = not torch.is_grad_enabled() and len(x) <= module.chunk
     if torch.compiler.is_compiling() or one:
-        return _plain(module, x, *weights)
+        return _plain(module, bias, *tensors)
     device = x.device.type
     if device != "meta" and torch.is_autocast_enabled(device):
         dtype = torch.get_autocast_dtype(device)
-        x, *weights = (
-            t if t.dtype == torch.float64 else t.to(dtype) for t in (x, *weights)
-        )
-    return _InChunks.apply(module, x, *weights)[0]
+        tensors = [t if t.dtype == torch.float64 else t.to(dtype) for t in tensors]
+        bias = bias if bias is None else bias.to(tensors[0].dtype)
+    return _InChunks.apply(module, bias, *tensors)[0]
 
 
 class Blast61x98(nn.Module):
@@ -187,7 +190,7 @@ class Blast61x98(nn.Module):
         V = self.V.permute(0, 2, 1)  # j, r, c
         S = self.S.permute(2, 0, 1)  # r, p, j
         U = self.U.permute(0, 2, 1)  # p, r, q
-        y = _in_chunks(type(self), x1, V, S, U)[:, :98]
+        y = _in_chunks(type(self), None, x1, V, S, U)[:, :98]
         return y
 
     @staticmethod

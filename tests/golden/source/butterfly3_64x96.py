@@ -25,24 +25,23 @@ class _InChunks(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(module, x, *weights):
+    def forward(module, bias, x, *weights):
         """(n, in) to (n, out), and behind it what backward reads of each chunk."""
-        chunks = _chunks(module, x)
         y, saved = None, []
-        for rows in chunks:
+        for rows in _chunks(module, x):
             part, *kept = module.products(x[rows], *weights)
             saved += kept
-            if len(chunks) == 1:
-                y = part.flatten(1).contiguous()
-            else:
-                y = part.new_empty(len(x), *part.shape[1:]) if y is None else y
+            y = part.new_empty(len(x), *part.shape[1:]) if y is None else y
+            if bias is None:
                 y[rows] = part
+            else:
+                torch.add(part, bias.reshape(part.shape[1:]), out=y[rows])
         return y.flatten(1), *saved
 
     @staticmethod
     def setup_context(ctx, inputs, output):
-        ctx.module, x, *weights = inputs
-        ctx.count, ctx.extra = len(inputs) - 1, len(output) - 1
+        ctx.module, _, x, *weights = inputs
+        ctx.count, ctx.extra = 1 + len(weights), len(output) - 1
         ctx.mark_non_differentiable(*output[1:])
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(x, *weights, *output[1:])
@@ -51,13 +50,14 @@ class _InChunks(torch.autograd.Function):
     @staticmethod
     def backward(ctx, dy, *_):
         if dy is None:
-            return (None,) * (1 + ctx.count)
+            return (None,) * (2 + ctx.count)
         tensors = ctx.saved_tensors
         (x, *weights), saved = tensors[: ctx.count], tensors[ctx.count :]
-        module, wanted = ctx.module, ctx.needs_input_grad[1:]
+        module, wanted = ctx.module, ctx.needs_input_grad[2:]
+        dbias = dy.sum(0) if ctx.needs_input_grad[1] else None
         if torch.is_grad_enabled():  # they will be differentiated again
-            plain = partial(_plain, module)
-            return None, *torch.func.vjp(plain, x, *weights)[1](dy)
+            plain = partial(_plain, module, None)
+            return None, dbias, *torch.func.vjp(plain, x, *weights)[1](dy)
         chunks = _chunks(module, x)
         each = len(saved) // len(chunks)
         dx, totals = None, [None] * len(weights)
@@ -71,20 +71,22 @@ class _InChunks(torch.autograd.Function):
                 dx[rows] = part
             for k, part in enumerate(parts):
                 totals[k] = part if totals[k] is None else totals[k].add_(part)
-        return None, dx if dx is None else dx.flatten(1), *totals
+        return None, dbias, dx if dx is None else dx.flatten(1), *totals
 
     @staticmethod
-    def vmap(info, in_dims, module, x, *weights):
-        return (torch.vmap(partial(_plain, module), in_dims[1:])(x, *weights),), (0,)
+    def vmap(info, in_dims, module, *inputs):
+        return (torch.vmap(partial(_plain, module), in_dims[1:])(*inputs),), (0,)
 
     @staticmethod
-    def jvp(ctx, _, *tangents):
+    def jvp(ctx, _, of_bias, *tangents):
         inputs = ctx.saved_tensors
         parts = [
-            _plain(ctx.module, *inputs[:i], tangent, *inputs[i + 1 :])
+            _plain(ctx.module, None, *inputs[:i], tangent, *inputs[i + 1 :])
             for i, tangent in enumerate(tangents)
             if tangent is not None
         ]
+        if of_bias is not None:
+            parts.append(of_bias.expand(len(inputs[0]), -1))
         return sum(parts[1:], parts[0]), *[None] * ctx.extra
 
 
@@ -94,23 +96,24 @@ def _chunks(module, x):
     return [slice(i, i + size) for i in range(0, max(len(x), 1), size)]
 
 
-def _plain(module, x, *weights):
+def _plain(module, bias, x, *weights):
     """(n, in) to (n, out) in plain operations, all tokens at once."""
-    return module.products(x, *weights)[0].flatten(1).contiguous()
+    y = module.products(x, *weights)[0].flatten(1).contiguous()
+    return y if bias is None else y + bias.to(y.dtype)
 
 
-def _in_chunks(module, x, *weights):
+def _in_chunks(module, bias, *tensors):
     """The same with a backward by hand: torch.compile finds as good a one itself."""
+    x = tensors[0]
     one = not torch.is_grad_enabled() and len(x) <= module.chunk
     if torch.compiler.is_compiling() or one:
-        return _plain(module, x, *weights)
+        return _plain(module, bias, *tensors)
     device = x.device.type
     if device != "meta" and torch.is_autocast_enabled(device):
         dtype = torch.get_autocast_dtype(device)
-        x, *weights = (
-            t if t.dtype == torch.float64 else t.to(dtype) for t in (x, *weights)
-        )
-    return _InChunks.apply(module, x, *weights)[0]
+        tensors = [t if t.dtype == torch.float64 else t.to(dtype) for t in tensors]
+        bias = bias if bias is None else bias.to(tensors[0].dtype)
+    return _InChunks.apply(module, bias, *tensors)[0]
 
 
 class Butterfly364x96(nn.Module):
@@ -121,7 +124,7 @@ class Butterfly364x96(nn.Module):
     2,048 FLOPs a token forward (16.67% of dense), 6,144 with backward
     order: best, planned for 4,096 tokens a call
     copies beside the products: b*c, a, n inside a product; c*p, q, b; n, p*q*s
-    copies in backward: p*c, q, n; p*c, n, b; c*p, q, b; p*c, b, q; c*b, n, a; b*c, p, a; c*b, a, p; n, a*b*c
+    copies in backward: c*p, q, n; b*c, p, n; b*c, n, a inside a product; n, a*b*c
     """
 
     in_features = 64
@@ -172,17 +175,17 @@ class Butterfly364x96(nn.Module):
             message = f"expected {self.in_features} features, not {x.shape[-1]}"
             raise ValueError(message)
         batch = x.shape[:-1]
-        y = self.contract(x.reshape(-1, self.in_features))
-        if self.bias is not None:
-            y = y + self.bias.to(y.dtype)
+        y = self.contract(x.reshape(-1, self.in_features), self.bias)
         return y.reshape(*batch, self.out_features)
 
-    def contract(self, x: torch.Tensor) -> torch.Tensor:
-        """(n, in_features) to (n, out_features), without the bias."""
+    def contract(
+        self, x: torch.Tensor, bias: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """(n, in_features) to (n, out_features), with a bias or without."""
         A = self.A.permute(1, 2, 3, 0).reshape(16, 4, 4)  # b*c, p, a
         B = self.B.permute(2, 0, 3, 1).reshape(16, 6, 4)  # c*p, q, b
         C = self.C.reshape(24, 4, 4)  # p*q, c, s
-        y = _in_chunks(type(self), x, A, B, C)
+        y = _in_chunks(type(self), bias, x, A, B, C)
         return y
 
     @staticmethod
@@ -211,28 +214,24 @@ class Butterfly364x96(nn.Module):
         dy2 = dy.reshape(-1, 24, 4).permute(1, 2, 0)  # p*q, s, n
         if any(wanted[:3]):
             dz2 = torch.bmm(C, dy2)  # p*q, c, n
-            # dz21: p*c, q, n
-            dz21 = dz2.reshape(4, 6, 4, -1).permute(0, 2, 1, 3).reshape(16, 6, -1)
-        # z11: p*c, n, b
-        z11 = z1.reshape(4, 4, 4, -1).permute(2, 1, 3, 0).reshape(16, -1, 4)
+            # dz21: c*p, q, n
+            dz21 = dz2.reshape(4, 6, 4, -1).permute(2, 0, 1, 3).reshape(16, 6, -1)
+        # z11: c*p, n, b
+        z11 = z1.reshape(4, 4, 4, -1).permute(1, 2, 3, 0).reshape(16, -1, 4)
         if wanted[2]:
-            dB = torch.bmm(dz21, z11)  # p*c, q, b
-            # dB: c*p, q, b
-            dB = dB.reshape(4, 4, 6, 4).permute(1, 0, 2, 3).reshape(16, 6, 4)
-        B1 = B.reshape(4, 4, 6, 4).permute(1, 0, 3, 2).reshape(16, 4, 6)  # p*c, b, q
+            dB = torch.bmm(dz21, z11)  # c*p, q, b
+        B1 = B.permute(0, 2, 1)  # c*p, b, q
         if any(wanted[:2]):
-            dz1 = torch.bmm(B1, dz21)  # p*c, b, n
-            # dz11: c*b, p, n
-            dz11 = dz1.reshape(4, 4, 4, -1).permute(1, 2, 0, 3).reshape(16, 4, -1)
-        x2 = x.reshape(-1, 4, 4, 4).permute(3, 2, 0, 1).reshape(16, -1, 4)  # c*b, n, a
+            dz1 = torch.bmm(B1, dz21)  # c*p, b, n
+            # dz11: b*c, p, n
+            dz11 = dz1.reshape(4, 4, 4, -1).permute(2, 0, 1, 3).reshape(16, 4, -1)
+        x2 = x.reshape(-1, 4, 16).permute(2, 0, 1)  # b*c, n, a
         if wanted[1]:
-            dA = torch.bmm(dz11, x2)  # c*b, p, a
-            # dA: b*c, p, a
-            dA = dA.reshape(4, 4, 4, 4).permute(1, 0, 2, 3).reshape(16, 4, 4)
-        A1 = A.reshape(4, 4, 4, 4).permute(1, 0, 3, 2).reshape(16, 4, 4)  # c*b, a, p
+            dA = torch.bmm(dz11, x2)  # b*c, p, a
+        A1 = A.permute(0, 2, 1)  # b*c, a, p
         if wanted[0]:
-            dx = torch.bmm(A1, dz11)  # c*b, a, n
-            dx = dx.reshape(4, 4, 4, -1).permute(3, 2, 1, 0)  # n, a, b, c
+            dx = torch.bmm(A1, dz11)  # b*c, a, n
+            dx = dx.permute(2, 1, 0)  # n, a, b*c
         return dx, dA, dB, dC
 
     def to_dense(self) -> torch.Tensor:

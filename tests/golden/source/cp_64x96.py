@@ -75,13 +75,13 @@ class Cp64x96(nn.Module):
             message = f"expected {self.in_features} features, not {x.shape[-1]}"
             raise ValueError(message)
         batch = x.shape[:-1]
-        y = self.contract(x.reshape(-1, self.in_features))
-        if self.bias is not None:
-            y = y + self.bias.to(y.dtype)
+        y = self.contract(x.reshape(-1, self.in_features), self.bias)
         return y.reshape(*batch, self.out_features)
 
-    def contract(self, x: torch.Tensor) -> torch.Tensor:
-        """(n, in_features) to (n, out_features), without the bias."""
+    def contract(
+        self, x: torch.Tensor, bias: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """(n, in_features) to (n, out_features), with a bias or without."""
         # z1[j, k, r] = A[j, r] * B[k, r]: 4,096 multiply-adds a call
         A = self.A.reshape(8, 64, 1)  # j, r, 1
         B = self.B.permute(1, 0).reshape(1, 64, 8)  # 1, r, k
@@ -95,7 +95,7 @@ class Cp64x96(nn.Module):
         z2 = z2.permute(1, 0, 2).reshape(64, 96)  # r, p*q
         z3 = z1 @ z2  # j*k, p*q
         # y[p, q] = x[j, k] * z3[j, k, p, q]: 6,144 multiply-adds a token
-        y = x @ z3  # n, p*q
+        y = nn.functional.linear(x, z3.T, bias)  # n, p*q
         return y
 
     def to_dense(self) -> torch.Tensor:

@@ -60,17 +60,17 @@ class LowRank64x96(nn.Module):
             message = f"expected {self.in_features} features, not {x.shape[-1]}"
             raise ValueError(message)
         batch = x.shape[:-1]
-        y = self.contract(x.reshape(-1, self.in_features))
-        if self.bias is not None:
-            y = y + self.bias.to(y.dtype)
+        y = self.contract(x.reshape(-1, self.in_features), self.bias)
         return y.reshape(*batch, self.out_features)
 
-    def contract(self, x: torch.Tensor) -> torch.Tensor:
-        """(n, in_features) to (n, out_features), without the bias."""
+    def contract(
+        self, x: torch.Tensor, bias: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """(n, in_features) to (n, out_features), with a bias or without."""
         # z[r] = x[i] * U[i, r]: 512 multiply-adds a token
         z = x @ self.U  # n, r
         # y[o] = z[r] * V[r, o]: 768 multiply-adds a token
-        y = z @ self.V  # n, o
+        y = nn.functional.linear(z, self.V.T, bias)  # n, o
         return y
 
     def to_dense(self) -> torch.Tensor:

@@ -75,13 +75,13 @@ class TensorTrain364x96(nn.Module):
             message = f"expected {self.in_features} features, not {x.shape[-1]}"
             raise ValueError(message)
         batch = x.shape[:-1]
-        y = self.contract(x.reshape(-1, self.in_features))
-        if self.bias is not None:
-            y = y + self.bias.to(y.dtype)
+        y = self.contract(x.reshape(-1, self.in_features), self.bias)
         return y.reshape(*batch, self.out_features)
 
-    def contract(self, x: torch.Tensor) -> torch.Tensor:
-        """(n, in_features) to (n, out_features), without the bias."""
+    def contract(
+        self, x: torch.Tensor, bias: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """(n, in_features) to (n, out_features), with a bias or without."""
         # z1[j, k, p, q, t] = A[j, p, r] * B[r, k, q, t]: 24,576 multiply-adds a call
         A = self.A.reshape(16, 8)  # j*p, r
         B = self.B.reshape(8, 192)  # r, k*q*t
@@ -94,7 +94,7 @@ class TensorTrain364x96(nn.Module):
         # y[p, q, s] = x[j, k, l] * z2[j, k, l, p, q, s]: 6,144 multiply-adds a token
         # z2: j*k*l, p*q*s
         z2 = z2.reshape(4, 4, 4, 6, 4, 4).permute(0, 2, 4, 1, 3, 5).reshape(64, 96)
-        y = x @ z2  # n, p*q*s
+        y = nn.functional.linear(x, z2.T, bias)  # n, p*q*s
         return y
 
     def to_dense(self) -> torch.Tensor:

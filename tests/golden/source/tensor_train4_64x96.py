@@ -74,13 +74,13 @@ class TensorTrain464x96(nn.Module):
             message = f"expected {self.in_features} features, not {x.shape[-1]}"
             raise ValueError(message)
         batch = x.shape[:-1]
-        y = self.contract(x.reshape(-1, self.in_features))
-        if self.bias is not None:
-            y = y + self.bias.to(y.dtype)
+        y = self.contract(x.reshape(-1, self.in_features), self.bias)
         return y.reshape(*batch, self.out_features)
 
-    def contract(self, x: torch.Tensor) -> torch.Tensor:
-        """(n, in_features) to (n, out_features), without the bias."""
+    def contract(
+        self, x: torch.Tensor, bias: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """(n, in_features) to (n, out_features), with a bias or without."""
         # z1[j, k, p, q, v] = A[j, p, u] * B[u, k, q, v]: 4,096 multiply-adds a call
         A = self.A.reshape(4, 8)  # j*p, u
         B = self.B.reshape(8, 128)  # u, k*q*v
@@ -99,7 +99,7 @@ class TensorTrain464x96(nn.Module):
         # z3: j*k*l*m, p*q*s*t
         z3 = z3.reshape(2, 2, 4, 4, 2, 3, 4, 4).permute(0, 2, 4, 6, 1, 3, 5, 7)
         z3 = z3.reshape(64, 96)
-        y = x @ z3  # n, p*q*s*t
+        y = nn.functional.linear(x, z3.T, bias)  # n, p*q*s*t
         return y
 
     def to_dense(self) -> torch.Tensor:

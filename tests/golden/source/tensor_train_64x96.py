@@ -62,20 +62,20 @@ class TensorTrain64x96(nn.Module):
             message = f"expected {self.in_features} features, not {x.shape[-1]}"
             raise ValueError(message)
         batch = x.shape[:-1]
-        y = self.contract(x.reshape(-1, self.in_features))
-        if self.bias is not None:
-            y = y + self.bias.to(y.dtype)
+        y = self.contract(x.reshape(-1, self.in_features), self.bias)
         return y.reshape(*batch, self.out_features)
 
-    def contract(self, x: torch.Tensor) -> torch.Tensor:
-        """(n, in_features) to (n, out_features), without the bias."""
+    def contract(
+        self, x: torch.Tensor, bias: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """(n, in_features) to (n, out_features), with a bias or without."""
         # z[j, k, p, q] = A[j, p, r] * B[r, k, q]: 49,152 multiply-adds a call
         A = self.A.reshape(64, 8)  # j*p, r
         B = self.B.reshape(8, 96)  # r, k*q
         z = A @ B  # j*p, k*q
         # y[p, q] = x[j, k] * z[j, k, p, q]: 6,144 multiply-adds a token
         z = z.reshape(8, 8, 8, 12).permute(0, 2, 1, 3).reshape(64, 96)  # j*k, p*q
-        y = x @ z  # n, p*q
+        y = nn.functional.linear(x, z.T, bias)  # n, p*q
         return y
 
     def to_dense(self) -> torch.Tensor:

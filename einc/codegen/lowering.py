@@ -1,0 +1,347 @@
+"""A plan to statements: each contraction to matmul, bmm or `*` on reshaped views.
+
+In: a `Binding` and its `Plan`. Out: a `Lowering` for each choice of the products'
+orientations, with its statements and what their copies cost. A contraction that sums
+an index becomes one matrix product, batched over the indices that both operands
+keep; one that sums nothing becomes `*`. Indices of size 1 are left out, and what a
+tensor has in no other is summed first. A product that wants another layout of a
+parameter views or permutes it here. What experts compute is one call here, and lowered
+in `experts`.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import combinations, groupby
+
+from einc.analysis.counts import step_macs
+from einc.analysis.profile import number
+from einc.analysis.scaling import Scale, scales
+from einc.codegen.experts import ExpertsLowering
+from einc.codegen.layout import (
+    TOKENS,
+    Dim,
+    Groups,
+    Operands,
+    Tensor,
+    layout_text,
+    names_of,
+)
+from einc.codegen.nodes import (
+    Assign,
+    Attribute,
+    Contiguous,
+    Cut,
+    Experts,
+    ExpertsCall,
+    Local,
+    Normalized,
+    Pad,
+    Product,
+    Sum,
+    Value,
+)
+from einc.codegen.statements import Dtype, Statements, fresh, root_of
+from einc.plan import Contraction, Key, Leaf, Node, Plan, TermPlan
+from einc.sizes import Binding
+
+MOST_TURNED = 6
+"""Products of which both orientations are tried, all together."""
+
+
+def lowerings(
+    binding: Binding, plan: Plan, dtype: Dtype, by_hand: bool
+) -> list[Lowering]:
+    """In all orientations that are tried, those with the cheapest copies first.
+
+    Of equals those first that write their result; `by_hand` for a backward that reads the
+    tensors in between.
+    """
+    sizes = scales(binding)
+    found = [
+        Lowering(binding, plan, sizes, dtype, turned, by_hand)
+        for turned in _orientations(plan)
+    ]
+    return sorted(found, key=lambda each: (each.cost, not each.writes_result))
+
+
+def _orientations(plan: Plan) -> Iterator[frozenset[Key]]:
+    """Which products are computed as weight x tokens: sets of them, small ones first."""
+    products = [
+        step.key
+        for term, step in plan.steps
+        if step.holds_x and step not in term.expert_steps
+    ]
+    tried = list(dict.fromkeys(products))[:MOST_TURNED]
+    for size in range(len(tried) + 1):
+        yield from map(frozenset, combinations(tried, size))
+
+
+class Lowering(Statements):
+    """The statements of `contract`, written term by term into `body`.
+
+    A product of x and a weight is computed as tokens x weight, or, where it is
+    `turned`, as weight x tokens: then the tokens are the fastest dimension of the
+    result, and what the next product wants may be a view of it.
+    """
+
+    def __init__(
+        self,
+        binding: Binding,
+        plan: Plan,
+        sizes: dict[str, Scale],
+        dtype: Dtype,
+        turned: frozenset[Key],
+        by_hand: bool,
+    ) -> None:
+        super().__init__(binding, plan.tokens or 1, dtype)
+        self.turned = turned
+        self.next = {
+            operand.key: step
+            for _, step in plan.steps
+            for operand in (step.left, step.right)
+        }
+        self.plan = plan
+        self.scales = sizes
+        self.body: list[Assign] = []
+        self.experts: list[Experts] = []
+        self.known: dict[Key, Tensor] = {}
+        self.operands: dict[Key, tuple[Tensor, Tensor]] = {}
+        self.result: Tensor | None = None
+        self.writes_result = False
+        self.inputs = {binding.d_in: Local("x")}
+        self.reads = _reads(plan)
+        if by_hand:
+            # Backward reads them once more, as they are.
+            self.reads.update({"x", *(step.name for _, step in plan.steps)})
+        self._run()
+
+    def _run(self) -> None:
+        """Writes `self.body`, which ends in an assignment to y."""
+        for name in self.binding.structure.normalized:
+            normal = Normalized(name, self.scales[name].std)
+            self.body.append(Assign(name, normal))
+        padded = self.binding.padded
+        values = [
+            self._term(t, p) for t, p in zip(self.plan.terms, padded, strict=True)
+        ]
+        total = values[0]
+        for value in values[1:]:
+            total = Product("add", total, value)
+        if total != Local("y"):
+            named = any(assign.target == "y" for assign in self.body)
+            comment = "" if named else self.binding.structure.equations[0]
+            comment = comment if len(values) == 1 else ""
+            self.body.append(Assign("y", total, comment=comment))
+
+    def _term(self, term: TermPlan, padded: tuple[int, int]) -> Value:
+        """The value of one term: (n, out_features)."""
+        result = self._node(term, term.root, padded[0])
+        output = self.layouts.big(term.network.term.output)
+        self.result = self.layouts.arrange(result, ((TOKENS,), output))
+        before = len(self.layouts.copies)
+        found = self.layouts.regroup(result, ((TOKENS,), output))
+        y: Value = found.value
+        if found.lies != found.dims:
+            self.layouts.copied(found.lies, found.groups)
+            y = Contiguous(y)
+        self.writes_result = len(self.layouts.copies) > before
+        if padded[1] != self.binding.d_out:
+            y = Cut(y, self.binding.d_out)
+        root = root_of(y)
+        if len(self.plan.terms) == 1 or y == root:
+            return y
+        name = self._name(root, "y")
+        self.body.append(Assign(name, y))
+        return Local(name)
+
+    def _node(self, term: TermPlan, node: Node, padded_in: int) -> Tensor:
+        if node.key not in self.known:
+            if isinstance(node, Leaf):
+                self.known[node.key] = self._leaf(node, padded_in)
+            else:
+                self.known[node.key] = self._contraction(term, node, padded_in)
+        return self.known[node.key]
+
+    def _leaf(self, leaf: Leaf, padded_in: int) -> Tensor:
+        """A tensor as it stands, what it alone has summed away."""
+        tensor: Tensor
+        if leaf.holds_x:
+            groups: Groups = ((TOKENS,), self.layouts.big(leaf.axes))
+            tensor = Tensor(self._input(padded_in), groups)
+        else:
+            each = tuple(self.layouts.big([axis]) for axis in leaf.axes)
+            normalized = leaf.name in self.binding.structure.normalized
+            value = Local(leaf.name) if normalized else Attribute(leaf.name)
+            tensor = Tensor(value, each)
+        private = self.layouts.big(leaf.private)
+        if not private:
+            return tensor
+        runs = groupby(tensor.dims, lambda d: d if d is TOKENS else d in private)
+        groups = tuple(tuple(run) for _, run in runs)
+        tensor = self.layouts.regroup(tensor, groups)
+        dims = tuple(i for i, group in enumerate(groups) if group[0] in private)
+        rest = tuple(group for group in groups if group[0] not in private)
+        return Tensor(Sum(tensor.value, dims), rest)
+
+    def _input(self, padded_in: int) -> Local:
+        """x, with zeros behind it where a term needs them."""
+        if padded_in not in self.inputs:
+            extra = padded_in - self.binding.d_in
+            local = Local(self._name(Local("x"), "x"))
+            comment = f"{extra} zeros, up to {padded_in} features"
+            self.body.append(Assign(local.name, Pad(Local("x"), extra), "", comment))
+            self.inputs[padded_in] = local
+        return self.inputs[padded_in]
+
+    # Names
+
+    def _name(self, root: Local | Attribute, letter: str) -> str:
+        """A name for a view of `root`: the same, unless that is read again."""
+        if isinstance(root, Attribute):
+            return root.name
+        # x is read under the names of its paddings, too.
+        read = "x" if root in self.inputs.values() else root.name
+        return self._fresh(letter) if self.reads[read] > 1 else root.name
+
+    def _fresh(self, letter: str) -> str:
+        """A local name that nothing has yet."""
+        used = {assign.target for assign in self.body}
+        used |= {step.name for _, step in self.plan.steps}
+        used |= {factor.name for factor in self.binding.structure.factors}
+        return fresh(letter, used)
+
+    # Contractions
+
+    def _contraction(self, term: TermPlan, node: Contraction, padded_in: int) -> Tensor:
+        if term.expert_steps and node == term.expert_steps[-1]:
+            return self._experts(term, padded_in)
+        left = self._node(term, node.left, padded_in)
+        right = self._node(term, node.right, padded_in)
+        if node.right.holds_x:
+            left, right = right, left
+        kept = self.layouts.big(node.kept)
+        summed = [d for d in left.dims if d in right.dims and d not in kept]
+        if any(d is not TOKENS for d in summed):
+            return self._matrix(term, node, left, right)
+        return self._elementwise(term, node, left, right)
+
+    def _matrix(
+        self, term: TermPlan, node: Contraction, left: Tensor, right: Tensor
+    ) -> Tensor:
+        kept = {TOKENS, *self.layouts.big(node.kept)}
+        both = [d for d in left.dims if d in right.dims]
+        batch = tuple(d for d in both if d in kept)
+        summed = tuple(d for d in both if d not in kept)
+        rows = tuple(d for d in left.dims if d not in both)
+        columns = tuple(d for d in right.dims if d not in both)
+        if node is term.root:
+            # The last weight is permuted rather than the output.
+            columns = tuple(d for d in term.network.term.output if d in columns)
+        prefix = (batch,) if batch else ()
+        if node.key in self.turned:
+            # First what the next product sums: together with what it sums of these.
+            columns = self._sums_first(node, columns)
+            operands = self.matrix(right, left, prefix, columns, summed, rows)
+        else:
+            operands = self.matrix(left, right, prefix, rows, summed, columns)
+        return self._product(term, node, operands)
+
+    def _sums_first(
+        self, node: Contraction, columns: tuple[Dim, ...]
+    ) -> tuple[Dim, ...]:
+        after = self.next.get(node.key)
+        if after is None:
+            return columns
+        return tuple(sorted(columns, key=lambda axis: axis in after.kept))
+
+    def _experts(self, term: TermPlan, padded_in: int) -> Tensor:
+        """All of `term.expert_steps`, as one call."""
+        lowering = ExpertsLowering(self.binding, term)
+        number = f"_{len(self.experts) + 1}" * bool(self.experts)
+        experts = lowering.lower(f"{self.binding.d_in}x{self.binding.d_out}{number}")
+        self.experts.append(experts)
+        contractions = term.expert_steps
+        source = self._node(term, contractions[0].x_first[0], padded_in)
+        source = self.layouts.regroup(source, ((TOKENS,), lowering.incoming))
+        taken: list[Value] = []
+        rows = self._local(source, taken)
+        weights = []
+        for contraction, step in zip(contractions, lowering.steps, strict=True):
+            weight = self._node(term, contraction.x_first[1], padded_in)
+            layout = step.layout
+            if step.per_expert:
+                axes = contraction.x_first[1].kept
+                routed = [a for a in axes if a.name == self.binding.structure.routed]
+                layout = (self.layouts.big(routed), *layout)
+            weight = self.layouts.regroup(weight, layout)
+            weights.append(self._local(weight, taken))
+        comment = "\n".join(self._comment(term, step) for step in contractions)
+        node = contractions[-1]
+        call = ExpertsCall(experts.name, rows, tuple(weights))
+        groups: Groups = ((TOKENS,), lowering.outgoing)
+        self.body.append(Assign(node.name, call, layout_text(groups), comment))
+        return Tensor(Local(node.name), groups)
+
+    def _local(self, tensor: Tensor, taken: list[Value]) -> Local | Attribute:
+        """A name for a tensor, after a line for it where it is not as it was."""
+        root = root_of(tensor.value)
+        if tensor.value != root:
+            name = self._name(root, root.name[0])
+            if Local(name) in taken:
+                name = self._fresh(root.name[0])
+            self.body.append(Assign(name, tensor.value, layout_text(tensor.groups)))
+            root = Local(name)
+        taken.append(root)
+        return root
+
+    def _elementwise(
+        self, term: TermPlan, node: Contraction, left: Tensor, right: Tensor
+    ) -> Tensor:
+        return self._product(term, node, self.layouts.elementwise(left, right))
+
+    def _product(self, term: TermPlan, node: Contraction, operands: Operands) -> Tensor:
+        """`node = a * b`, after a line for each of the two that is not as it was."""
+        named: list[Value] = []
+        comment = self._comment(term, node)
+        for tensor in (operands.left, operands.right):
+            root = root_of(tensor.value)
+            if tensor.value != root:
+                name = self._name(root, root.name[0])
+                if Local(name) in named:
+                    name = self._fresh(root.name[0])  # a factor times itself
+                layout = layout_text(tensor.groups)
+                self.body.append(Assign(name, tensor.value, layout, comment))
+                root, comment = Local(name), ""
+            named.append(root)
+        left, right = named
+        product = Product(operands.kind, left, right)
+        self.body.append(
+            Assign(node.name, product, layout_text(operands.groups), comment)
+        )
+        self.operands[node.key] = (
+            replace(operands.left, value=left),
+            replace(operands.right, value=right),
+        )
+        return Tensor(Local(node.name), operands.groups)
+
+    def _comment(self, term: TermPlan, node: Contraction) -> str:
+        """What a contraction computes, and what it costs."""
+        operands = " * ".join(
+            f"{n.name}[{names_of(n.axes if isinstance(n, Leaf) else n.kept)}]"
+            for n in (node.left, node.right)
+        )
+        kept = term.network.term.output if node is term.root else node.kept
+        macs = step_macs(self.binding, term, node, self.tokens)
+        cost = f"{number(macs):,} multiply-adds a token"
+        if not node.holds_x:
+            cost = f"{int(macs * self.tokens):,} multiply-adds a call"
+        return f"{node.name}[{names_of(kept)}] = {operands}: {cost}"
+
+
+def _reads(plan: Plan) -> Counter[str]:
+    """How often what has a name is read: by contractions, and as a term's result."""
+    nodes = [operand for _, step in plan.steps for operand in (step.left, step.right)]
+    return Counter(node.name for node in [*nodes, *(t.root for t in plan.terms)])
