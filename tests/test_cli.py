@@ -34,7 +34,8 @@ OPTIONS = {
     "draw": "SPEC -e/--expr --in --out -D --route -W --tokens --order"
     " -o/--output --force",
     "scale": "-o/--output [SPEC]... --task --data -D --widths --depth --seeds --seeds-of"
-    " --steps --minutes --lr --experts --auxiliary --workers --threads --ray --resume --plot"
+    " --steps --minutes --lr --experts --auxiliary --device --workers --threads --ray"
+    " --resume --plot"
     " --force --json --no-color",
     "bench": "SPEC -e/--expr --in --out -D --route -W --tokens --dtype --device --pass"
     " --calibrate --compile --beside --plot --force --json --no-color",

@@ -315,6 +315,21 @@ def test_what_diverges_says_so() -> None:
     assert len(result["log"]["loss"]) == len(result["log"]["step"]) < 3
 
 
+@pytest.mark.parametrize("kind", TASKS)
+@pytest.mark.parametrize("name", ["dense", "btt(rank=2)", "btt_moe(experts=4)"])
+def test_a_model_is_all_on_one_device(kind: str, name: str) -> None:
+    """On "meta" as on a GPU: tensors of two devices do not mix."""
+    task = TASKS[kind]
+    model = task.model(CONTESTANTS[name], 16, 1).to("meta")
+    batch = task.batch(torch.Generator().manual_seed(0))
+    with pytest.raises(RuntimeError, match="device"):
+        task.loss(model, batch)
+    task.loss(model, training.moved(batch, "meta")).backward()
+    assert {p.grad.device.type for p in model.parameters() if p.grad is not None} == {
+        "meta"
+    }
+
+
 @pytest.mark.parametrize("name", CONTESTANTS)
 def test_all_models_begin_at_the_same_loss(name: str) -> None:
     """That of equal odds: heads start at zero."""

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 from terminal import COMMAND, call, environment, run
 
 from einc.scale import tasks, training
@@ -108,3 +109,12 @@ def test_wrong_use(tmp_path: Path, command: str, message: str) -> None:
     assert ended.status == 2 and ended.out == ""
     assert message in ended.err
     assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="CUDA is there")
+def test_no_gpu(tmp_path: Path) -> None:
+    ended = call(
+        "scale", "btt", *TINY.split(), "--device", "cuda", "-o", "s", cwd=tmp_path
+    )
+    assert (ended.status, ended.out) == (2, "")
+    assert "no CUDA device" in ended.err and not (tmp_path / "s").exists()

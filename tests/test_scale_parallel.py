@@ -103,3 +103,15 @@ def test_a_cluster_or_torchrun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setenv("WORLD_SIZE", "2")
     ended = call("scale", "btt", "-o", "study", "--ray", "auto", cwd=tmp_path)
     assert ended.status == 2 and "give --ray or use torchrun, not both" in ended.err
+
+
+@pytest.mark.parametrize("more", ["--ray local", ""])
+def test_a_gpu_is_for_one_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, more: str
+) -> None:
+    if not more:
+        monkeypatch.setenv("WORLD_SIZE", "2")
+    options = "--task regression --steps 12 --lr 0.01 --device cuda -o study"
+    ended = call("scale", "btt", *options.split(), *more.split(), cwd=tmp_path)
+    assert ended.status == 2 and "for jobs of this machine" in ended.err
+    assert not (tmp_path / "study").exists()

@@ -24,6 +24,13 @@ REPORT = "report.md"
 MOST_WORKERS = 1024
 
 
+class Device(StrEnum):
+    """What models are trained on."""
+
+    cpu = "cpu"
+    cuda = "cuda"
+
+
 class TaskKind(StrEnum):
     """What is learned."""
 
@@ -95,8 +102,13 @@ Auxiliary = Annotated[
         "--auxiliary", metavar="X", help="weight of the routing loss (default: 0.01)"
     ),
 ]
+OnDevice = Annotated[
+    Device | None,
+    typer.Option("--device", help="where models are trained (default: cpu)"),
+]
 Workers = Annotated[
-    int | None, _number("workers", "jobs at a time (default: one a core)")
+    int | None,
+    _number("workers", "jobs at a time (default: one a core; on a GPU one)"),
 ]
 Threads = Annotated[
     int | None,
@@ -134,6 +146,7 @@ def scale(
     lr: Rate = None,
     experts: Experts = None,
     auxiliary: Auxiliary = None,
+    device: OnDevice = None,
     workers: Workers = None,
     threads: Threads = None,
     ray: Ray = None,
@@ -182,8 +195,11 @@ def scale(
             experts,
             auxiliary,
             threads,
+            None if device is None else device.value,
         )
-        study = Study(settings(given, stored), folder)
+        wanted = settings(given, stored)
+        _check_device(wanted.device, ray)
+        study = Study(wanted, folder)
         study.prepare()
         _train(study, count, ray)
         found = results.load(folder)
@@ -208,7 +224,7 @@ def _train(study: Study, count: int | None, ray: str | None) -> None:
         with Together(perform) as together, progress() as tell:
             study.go_on(together.run, 1, tell, _say)
     elif ray is None:
-        places = count or cores()
+        places = count or (cores() if study.settings.device == "cpu" else 1)
         with Pool(perform, places) as pool, progress() as tell:
             study.go_on(pool.run, places, tell, _say)
     else:
@@ -217,6 +233,21 @@ def _train(study: Study, count: int | None, ray: str | None) -> None:
             study.go_on(cluster.run, cluster.places, tell, _say)
     for name, failure in study.failures:
         _say(f"failed: {name}: {failure.error}")
+
+
+def _check_device(device: str, ray: str | None) -> None:
+    if device == Device.cpu:
+        return
+    from torch import cuda
+
+    from einc.scale.parallel import processes
+
+    if ray is not None or processes() > 1:
+        raise UsageError("--device cuda is for jobs of this machine, one process each")
+    if not cuda.is_available():
+        raise UsageError(
+            "torch finds no CUDA device here: --device cpu is what is left"
+        )
 
 
 def _follow() -> None:

@@ -44,6 +44,7 @@ class Job:
     auxiliary: float
     threads: int
     source: Source
+    device: str = "cpu"
 
     @property
     def name(self) -> str:

@@ -28,6 +28,7 @@ from einc.scale.contestants import (
 from einc.scale.tasks import KINDS, Source, sealed
 
 WIDTHS = (32, 64, 128, 256)
+DEVICE = "cpu"
 DEPTH, SEEDS, EXPERTS, AUXILIARY, THREADS, MINUTES = 3, 3, 8, 0.01, 1, 30.0
 MULTIPLE = 8
 """What a width is a multiple of."""
@@ -63,6 +64,7 @@ class Given:
     experts: int | None = None
     auxiliary: float | None = None
     threads: int | None = None
+    device: str | None = None
 
 
 @dataclass(frozen=True)
@@ -84,6 +86,7 @@ class Settings:
     experts: int
     auxiliary: float
     threads: int
+    device: str
     rates: Mapping[str, float]
 
     @classmethod
@@ -96,6 +99,7 @@ class Settings:
             tuple(value["widths"]),
             seeds=dict(value["seeds"]),
             rates=dict(value["rates"]),
+            device=value.get("device", DEVICE),
             **{name: value[name] for name in names},
         )
 
@@ -186,6 +190,7 @@ def _made(given: Given, stored: Settings | None) -> Settings:
         experts,
         chosen("auxiliary", AUXILIARY),
         chosen("threads", THREADS),
+        chosen("device", DEVICE),
         {} if stored is None else stored.rates,
     )
 

@@ -202,6 +202,7 @@ class Study:
             depth=wanted.depth,
             auxiliary=wanted.auxiliary,
             threads=wanted.threads,
+            device=wanted.device,
             source=wanted.source,
         )
 

@@ -18,7 +18,7 @@ from torch import nn
 from einc.nn.training import auxiliary_loss, param_groups, routed
 from einc.scale import compute, parallel, tasks
 from einc.scale.job import Job, Result
-from einc.scale.tasks import Task
+from einc.scale.tasks import Batch, Task
 
 BETAS = (0.9, 0.95)
 WARM_UP = 50
@@ -32,7 +32,7 @@ def run(job: Job, task: Task) -> Result:
     begun = time.perf_counter()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(_seed(job, "weights"))
-        model = task.model(job.contestant, job.width, job.depth)
+        model = task.model(job.contestant, job.width, job.depth).to(job.device)
     flops = compute.flops_per_step(model, job.contestant, task.tokens, task.context)
     logged = set(points(job.steps))
     steps: list[int] = []
@@ -83,7 +83,7 @@ def _trained(
         start = time.perf_counter()
         adamw.zero_grad()
         batch = task.batch(generator)
-        mine = parallel.share(batch)
+        mine = moved(parallel.share(batch), job.device)
         loss = task.loss(replica, mine)
         if is_routed:
             loss = loss + job.auxiliary * auxiliary_loss(model)
@@ -91,6 +91,8 @@ def _trained(
         loss.backward()  # type: ignore[no-untyped-call]
         adamw.step()
         rate.step()
+        if job.device != "cpu":
+            torch.cuda.synchronize()
         times.append(time.perf_counter() - start)
         yield step
 
@@ -108,12 +110,19 @@ def validation_loss(model: nn.Module, task: Task) -> float:
     """The mean over the held-out batches, in eval mode; the model is left training."""
     model.eval()
     batches = task.validation()
-    total = torch.zeros(())
+    device = next(model.parameters()).device
+    total = torch.zeros((), device=device)
     for mine in map(parallel.share, batches):
         if len(mine[0]):
-            total += task.loss(model, mine) * len(mine[0])
+            total += task.loss(model, moved(mine, device)) * len(mine[0])
     model.train()
     return float(parallel.summed(total) / sum(len(batch[0]) for batch in batches))
+
+
+def moved(batch: Batch, device: torch.device | str) -> Batch:
+    """A batch on a device."""
+    x, y = batch
+    return x.to(device), y.to(device)
 
 
 def points(steps: int) -> list[int]:

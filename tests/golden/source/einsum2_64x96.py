@@ -32,12 +32,12 @@ class _InChunks(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(module, bias, x, *weights):
+    def forward(module, keeps, bias, x, *weights):
         """(n, in) to (n, out), and behind it what backward reads of each chunk."""
         y, saved = None, []
         for rows in _chunks(module, x):
             part, *kept = module.products(x[rows], *weights)
-            saved += kept
+            saved += kept if keeps else []
             y = part.new_empty(len(x), *part.shape[1:]) if y is None else y
             if bias is None:
                 y[rows] = part
@@ -47,7 +47,7 @@ class _InChunks(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx, inputs, output):
-        ctx.module, _, x, *weights = inputs
+        ctx.module, _, _, x, *weights = inputs
         ctx.count, ctx.extra = 1 + len(weights), len(output) - 1
         ctx.mark_non_differentiable(*output[1:])
         ctx.set_materialize_grads(False)
@@ -57,14 +57,14 @@ class _InChunks(torch.autograd.Function):
     @staticmethod
     def backward(ctx, dy, *_):
         if dy is None:
-            return (None,) * (2 + ctx.count)
+            return (None,) * (3 + ctx.count)
         tensors = ctx.saved_tensors
         (x, *weights), saved = tensors[: ctx.count], tensors[ctx.count :]
-        module, wanted = ctx.module, ctx.needs_input_grad[2:]
-        dbias = dy.sum(0) if ctx.needs_input_grad[1] else None
+        module, wanted = ctx.module, ctx.needs_input_grad[3:]
+        dbias = dy.sum(0) if ctx.needs_input_grad[2] else None
         if torch.is_grad_enabled():  # they will be differentiated again
             plain = partial(_plain, module, None)
-            return None, dbias, *torch.func.vjp(plain, x, *weights)[1](dy)
+            return None, None, dbias, *torch.func.vjp(plain, x, *weights)[1](dy)
         chunks = _chunks(module, x)
         each = len(saved) // len(chunks)
         dx, totals = None, [None] * len(weights)
@@ -78,14 +78,14 @@ class _InChunks(torch.autograd.Function):
                 dx[rows] = part
             for k, part in enumerate(parts):
                 totals[k] = part if totals[k] is None else totals[k].add_(part)
-        return None, dbias, dx if dx is None else dx.flatten(1), *totals
+        return None, None, dbias, dx if dx is None else dx.flatten(1), *totals
 
     @staticmethod
-    def vmap(info, in_dims, module, *inputs):
-        return (torch.vmap(partial(_plain, module), in_dims[1:])(*inputs),), (0,)
+    def vmap(info, in_dims, module, _, *inputs):
+        return (torch.vmap(partial(_plain, module), in_dims[2:])(*inputs),), (0,)
 
     @staticmethod
-    def jvp(ctx, _, of_bias, *tangents):
+    def jvp(ctx, _, __, of_bias, *tangents):
         inputs = ctx.saved_tensors
         parts = [
             _plain(ctx.module, None, *inputs[:i], tangent, *inputs[i + 1 :])
@@ -111,8 +111,8 @@ def _plain(module, bias, x, *weights):
 
 def _in_chunks(module, bias, *tensors):
     """The same with a backward by hand: torch.compile finds as good a one itself."""
-    x = tensors[0]
-    one = not torch.is_grad_enabled() and len(x) <= module.chunk
+    x, keeps = tensors[0], torch.is_grad_enabled()
+    one = not keeps and len(x) <= module.chunk
     if torch.compiler.is_compiling() or one:
         return _plain(module, bias, *tensors)
     device = x.device.type
@@ -120,7 +120,7 @@ def _in_chunks(module, bias, *tensors):
         dtype = torch.get_autocast_dtype(device)
         tensors = [t if t.dtype == torch.float64 else t.to(dtype) for t in tensors]
         bias = bias if bias is None else bias.to(tensors[0].dtype)
-    return _InChunks.apply(module, bias, *tensors)[0]
+    return _InChunks.apply(module, keeps, bias, *tensors)[0]
 
 
 class Einsum264x96(nn.Module):
