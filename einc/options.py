@@ -195,10 +195,21 @@ class Dtype(StrEnum):
     bfloat16 = "bfloat16"
 
 
+class KernelsName(StrEnum):
+    """What computes the contractions on a GPU."""
+
+    torch = "torch"
+    triton = "triton"
+
+
 PlannedDtype = Annotated[
     Dtype, typer.Option("--dtype", help="what the layouts are chosen for")
 ]
 
+Kernels = Annotated[
+    KernelsName,
+    typer.Option("--kernels", help="triton adds a fused kernel for NVIDIA GPUs"),
+]
 ClassName = Annotated[
     str, typer.Option("--class-name", metavar="NAME", help="the class's name")
 ]

@@ -38,7 +38,7 @@ OPTIONS = {
     " --resume --plot"
     " --force --json --no-color",
     "bench": "SPEC -e/--expr --in --out -D --route -W --tokens --dtype --device --pass"
-    " --calibrate --compile --beside --plot --force --json --no-color",
+    " --kernels --calibrate --compile --beside --plot --force --json --no-color",
     "check": "[SPEC]... -e/--expr --in --out -D -W --json",
     "fmt": "FILE... --check",
     "explain": "[CODE]",

@@ -109,6 +109,7 @@ def bench(
     dtype: Dtypes = None,
     device: OnDevice = Device.cpu,
     passes: Passes = None,
+    kernels: options.Kernels = options.KernelsName.torch,
     calibrate: Calibrate = False,
     compiled: Compile = False,
     beside: Beside = None,
@@ -144,7 +145,7 @@ def bench(
         kinds = list(dict.fromkeys(passes or Pass))
         known = calibration.stored(device.value)
         machine, rows, interrupted = _measured(
-            reports, dtypes, kinds, device, compiled, beside or [], known
+            reports, dtypes, kinds, device, compiled, beside or [], kernels, known
         )
         notes = bench_report.about(report, machine, known)
         if plot is not None:
@@ -210,6 +211,7 @@ def _measured(
     device: Device,
     compiled: bool,
     beside: Sequence[str],
+    kernels: options.KernelsName,
     known: Calibration | None,
 ) -> tuple[Machine, list[Row], bool]:
     """The machine, the rows, and whether an interrupt came after the first of them."""
@@ -229,7 +231,14 @@ def _measured(
         measured = machine(device.value, names)
         try:
             for row in bench.rows(
-                reports, names, kinds, measured, compiled, known, makers=own
+                reports,
+                names,
+                kinds,
+                measured,
+                compiled,
+                known,
+                makers=own,
+                kernels=kernels.value,
             ):
                 rows.append(row)
                 told("measuring", len(rows), total)

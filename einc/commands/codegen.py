@@ -34,17 +34,6 @@ Backward = Annotated[
 ]
 
 
-class KernelsName(StrEnum):
-    """What computes the contractions on a GPU."""
-
-    torch = "torch"
-    triton = "triton"
-
-
-Kernels = Annotated[
-    KernelsName,
-    typer.Option("--kernels", help="triton adds a fused kernel for NVIDIA GPUs"),
-]
 Tune = Annotated[
     bool, typer.Option("--tune", help="measure on this machine, take the fastest")
 ]
@@ -63,7 +52,7 @@ def codegen(
     order: options.Order = options.BEST,
     dtype: options.PlannedDtype = options.Dtype.float32,
     backward: Backward = BackwardKind.manual,
-    kernels: Kernels = KernelsName.torch,
+    kernels: options.Kernels = options.KernelsName.torch,
     tune: Tune = False,
     class_name: options.ClassName = "",
     stage: options.Emit = Stage.source,

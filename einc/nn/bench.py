@@ -18,6 +18,7 @@ import torch
 from einc import predict
 from einc.analysis.profile import Figures, Profile
 from einc.calibration import Calibration, Machine
+from einc.compiler import Kernels
 from einc.errors import InternalError, UsageError
 from einc.nn import beside
 from einc.nn.contestants import COMPILED, DENSE, MODULE, Contestant, Field, field
@@ -104,6 +105,7 @@ def rows(
     calibration: Calibration | None = None,
     clock: Clock = perf_counter,
     makers: Mapping[str, beside.Maker] | None = None,
+    kernels: Kernels = "torch",
 ) -> Iterator[Row]:
     """Measures; `reports` by number of tokens, as planned for so many.
 
@@ -114,7 +116,8 @@ def rows(
     for dtype in dtypes:
         for tokens, report in reports.items():
             kind = getattr(torch, dtype)
-            competing = field(report, tokens, kind, machine.device, compiled)
+            device = machine.device
+            competing = field(report, tokens, kind, device, compiled, kernels)
             layer = competing.contestants[MODULE].layer
             competing.contestants.update(beside.contestants(makers or {}, layer))
             for a_pass in passes:

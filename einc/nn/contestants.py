@@ -18,6 +18,7 @@ from torch import nn
 
 from einc.analysis.profile import Profile
 from einc.codegen.statements import Dtype
+from einc.compiler import Kernels
 from einc.errors import UsageError
 from einc.nn.compile import class_of
 from einc.sizes import Binding
@@ -58,10 +59,15 @@ class Field:
 
 
 def field(
-    report: Profile, tokens: int, dtype: torch.dtype, device: str, compiled: bool
+    report: Profile,
+    tokens: int,
+    dtype: torch.dtype,
+    device: str,
+    compiled: bool,
+    kernels: Kernels = "torch",
 ) -> Field:
     """All contestants for calls of `tokens` tokens, with one set of random weights."""
-    layer = generated(report, dtype, device).to(device, dtype)
+    layer = generated(report, dtype, device, kernels).to(device, dtype)
     found = {MODULE: Contestant(layer)}
     if compiled:
         # Each shape is compiled for itself, as its first one would be.
@@ -79,7 +85,10 @@ def field(
 
 
 def generated(
-    report: Profile, dtype: torch.dtype = torch.float32, device: str = "cpu"
+    report: Profile,
+    dtype: torch.dtype = torch.float32,
+    device: str = "cpu",
+    kernels: Kernels = "torch",
 ) -> Any:
     """The module for a dtype and device, initialized under a seed; `UsageError` without features.
 
@@ -90,7 +99,7 @@ def generated(
         raise UsageError("times need features: give --in")
     slow_views = dtype is torch.bfloat16 and device == "cpu"
     planned: Dtype = "bfloat16" if slow_views else "float32"
-    made = class_of(report, dtype=planned)
+    made = class_of(report, dtype=planned, kernels=kernels)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         layer: Any = made()
