@@ -22,7 +22,10 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Structure:
-    """A SPEC with its options, who else has it, and whether it is compiled, too."""
+    """A SPEC with its options, who else has it, and whether it is compiled, too.
+
+    At the first of the shapes: compilers take minutes.
+    """
 
     spec: tuple[str, ...]
     peer: str | None = None
@@ -66,7 +69,7 @@ def measured(structure: Structure, shape: tuple[int, int], dtype: str) -> Any:
     command += ["--in", str(shape[0]), "--out", str(shape[1]), "--dtype", dtype]
     for tokens in (*TOKENS, *[MORE] * (shape == (1024, 1024))):
         command += ["--tokens", str(tokens)]
-    command += ["--compile"] * structure.compiled
+    command += ["--compile"] * (structure.compiled and shape == SHAPES[0])
     if structure.peer is not None and find_spec(PEERS[structure.peer]):
         command += [
             "--beside",

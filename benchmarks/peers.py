@@ -37,7 +37,8 @@ def tensorly(layer: nn.Module) -> nn.Module:
         _, k, q = b.shape
         shape = ((p, q), (j, k))
         factors = [a.permute(1, 0, 2)[None], b.permute(0, 2, 1)[..., None]]
-    factors = [factor.contiguous() for factor in factors]
+    # What is no parameter would have no gradient.
+    factors = [nn.Parameter(factor.contiguous()) for factor in factors]
     if kind is tltorch.CPTensorized:
         weight = kind(torch.ones(rank), factors, shape, rank=rank)
     else:

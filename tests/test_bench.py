@@ -636,6 +636,10 @@ def reversed_(layer):
     return made, torch.arange(layer.out_features).flip(0)
 
 
+def frozen(layer):
+    return Plain(layer).requires_grad_(False)
+
+
 def other(layer):
     return nn.Linear(layer.in_features, layer.out_features)
 
@@ -700,6 +704,15 @@ def test_a_layer_of_the_users_own_takes_part(own: Path):
     assert "reversed_" in (own.parent / "a.svg").read_text()
     table = call(*FAST, *beside).out
     assert len([line for line in table.splitlines() if " reversed_ " in line]) == 4
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_layer_that_trains_less_is_told(own: Path):
+    """It has fewer gradients to compute."""
+    told = "trains 0 parameters, and the module 1,088"
+    given = (*FAST, "--pass", "forward")
+    ended = call(*given, "--beside", f"{own}:frozen", "--beside", f"{own}:same")
+    assert ended.out.count(told) == 1 and f"frozen {told}" in ended.out
 
 
 @pytest.mark.usefixtures("quick")

@@ -119,7 +119,11 @@ def rows(
             device = machine.device
             competing = field(report, tokens, kind, device, compiled, kernels)
             layer = competing.contestants[MODULE].layer
-            competing.contestants.update(beside.contestants(makers or {}, layer))
+            own = beside.contestants(makers or {}, layer)
+            competing = Field(
+                competing.contestants | own,
+                (*competing.left_out, *beside.notes(own, layer)),
+            )
             for a_pass in passes:
                 calls = _calls(competing, tokens, a_pass)
                 with torch.set_grad_enabled(a_pass == "training"):

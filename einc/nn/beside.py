@@ -78,6 +78,20 @@ def contestants(
     return found
 
 
+def notes(made: Mapping[str, Contestant], layer: nn.Module) -> tuple[str, ...]:
+    """Which of them train fewer parameters than the module, and so compute less."""
+    own = _trained(layer)
+    return tuple(
+        f"{name} trains {count:,} parameters, and the module {own:,}"
+        for name, one in made.items()
+        if (count := _trained(one.layer)) < own
+    )
+
+
+def _trained(layer: nn.Module) -> int:
+    return sum(p.numel() for p in layer.parameters() if p.requires_grad)
+
+
 def _told(error: Exception) -> str:
     reason = str(error).strip().partition("\n")[0]
     return f"{type(error).__name__}: {reason}"
