@@ -50,8 +50,9 @@ def lower(
             body, chunks = in_chunks(lowering, gradients, backward == "recompute")
             written = gradients.layouts.copies
     *others, last = body
-    if isinstance(last.value, Product) and last.value.kind == "matmul":
-        # Of what ends otherwise the bias is a pass of its own.
+    unrouted = structure.route is None
+    if unrouted and isinstance(last.value, Product) and last.value.kind == "matmul":
+        # What is routed adds it in place, and of what ends otherwise it is a pass.
         linear = Linear(last.value.left, last.value.right)
         body = (*others, replace(last, value=linear))
     arguments = ", ".join(f"{k} = {v}" for k, v in structure.arguments.items())
