@@ -195,6 +195,23 @@ class Dtype(StrEnum):
     bfloat16 = "bfloat16"
 
 
+class Device(StrEnum):
+    """What is computed on."""
+
+    cpu = "cpu"
+    cuda = "cuda"
+
+
+def check_device(device: Device) -> None:
+    """Raises `UsageError` where there is none."""
+    import torch
+
+    if device is Device.cuda and not torch.cuda.is_available():
+        raise UsageError(
+            "torch finds no CUDA device here: --device cpu is what is left"
+        )
+
+
 class KernelsName(StrEnum):
     """What computes the contractions on a GPU."""
 

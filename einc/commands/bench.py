@@ -34,13 +34,6 @@ if TYPE_CHECKING:
 TOKENS = (1, 16, 256, 2048)
 
 
-class Device(StrEnum):
-    """What is computed on."""
-
-    cpu = "cpu"
-    cuda = "cuda"
-
-
 class Pass(StrEnum):
     """What of a step is timed."""
 
@@ -64,7 +57,7 @@ Dtypes = Annotated[
         help="float32 or bfloat16; repeatable (default: float32)",
     ),
 ]
-OnDevice = Annotated[Device, typer.Option("--device", help="where it runs")]
+OnDevice = Annotated[options.Device, typer.Option("--device", help="where it runs")]
 Passes = Annotated[
     list[Pass] | None,
     typer.Option(
@@ -107,7 +100,7 @@ def bench(
     warnings: options.Warn = None,
     tokens: TokenCounts = None,
     dtype: Dtypes = None,
-    device: OnDevice = Device.cpu,
+    device: OnDevice = options.Device.cpu,
     passes: Passes = None,
     kernels: options.Kernels = options.KernelsName.torch,
     calibrate: Calibrate = False,
@@ -164,9 +157,9 @@ def bench(
             raise typer.Exit(INTERRUPTED)
 
 
-def _calibrated(device: Device, as_json: bool, no_color: bool) -> None:
+def _calibrated(device: options.Device, as_json: bool, no_color: bool) -> None:
     """Measures the machine and keeps it; tells its ceilings, and where they are kept."""
-    _check_device(device)
+    options.check_device(device)
     from einc import calibration
     from einc.nn.calibrate import calibrate
     from einc.predict_report import ceilings
@@ -185,15 +178,6 @@ def _calibrated(device: Device, as_json: bool, no_color: bool) -> None:
     print(f"kept in {path}", file=sys.stderr)
 
 
-def _check_device(device: Device) -> None:
-    import torch
-
-    if device is Device.cuda and not torch.cuda.is_available():
-        raise UsageError(
-            "torch finds no CUDA device here: --device cpu is what is left"
-        )
-
-
 def _reports(
     structure: Structure, d_in: int | None, d_out: int | None, tokens: Sequence[int]
 ) -> dict[int, Profile]:
@@ -208,14 +192,14 @@ def _measured(
     reports: dict[int, Profile],
     dtypes: Sequence[Dtype],
     passes: Sequence[Pass],
-    device: Device,
+    device: options.Device,
     compiled: bool,
     beside: Sequence[str],
     kernels: options.KernelsName,
     known: Calibration | None,
 ) -> tuple[Machine, list[Row], bool]:
     """The machine, the rows, and whether an interrupt came after the first of them."""
-    _check_device(device)
+    options.check_device(device)
     from einc import predict
     from einc.nn import bench
     from einc.nn.beside import makers

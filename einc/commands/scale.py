@@ -24,13 +24,6 @@ REPORT = "report.md"
 MOST_WORKERS = 1024
 
 
-class Device(StrEnum):
-    """What models are trained on."""
-
-    cpu = "cpu"
-    cuda = "cuda"
-
-
 class TaskKind(StrEnum):
     """What is learned."""
 
@@ -103,7 +96,7 @@ Auxiliary = Annotated[
     ),
 ]
 OnDevice = Annotated[
-    Device | None,
+    options.Device | None,
     typer.Option("--device", help="where models are trained (default: cpu)"),
 ]
 Workers = Annotated[
@@ -198,7 +191,7 @@ def scale(
             None if device is None else device.value,
         )
         wanted = settings(given, stored)
-        _check_device(wanted.device, ray)
+        _check_device(options.Device(wanted.device), ray)
         study = Study(wanted, folder)
         study.prepare()
         _train(study, count, ray)
@@ -235,19 +228,12 @@ def _train(study: Study, count: int | None, ray: str | None) -> None:
         _say(f"failed: {name}: {failure.error}")
 
 
-def _check_device(device: str, ray: str | None) -> None:
-    if device == Device.cpu:
-        return
-    from torch import cuda
-
+def _check_device(device: options.Device, ray: str | None) -> None:
     from einc.scale.parallel import processes
 
-    if ray is not None or processes() > 1:
+    if device is options.Device.cuda and (ray is not None or processes() > 1):
         raise UsageError("--device cuda is for jobs of this machine, one process each")
-    if not cuda.is_available():
-        raise UsageError(
-            "torch finds no CUDA device here: --device cpu is what is left"
-        )
+    options.check_device(device)
 
 
 def _follow() -> None:
