@@ -119,18 +119,21 @@ def module(
     dtype: Dtype = "float32",
     backward: Backward = "manual",
     kernels: Kernels = "torch",
+    expand: bool = True,
 ) -> Module:
     """The generated module of what was analysed at one shape, as data.
 
     Its layouts are chosen for `dtype`; it computes in any. `backward` is by hand where
-    that pays, with or without keeping intermediates, or autograd's. With the kernels of
+    that pays, with or without keeping intermediates, or autograd's. Where `expand`, a
+    weight may be multiplied with many small matrices as they lie. With the kernels of
     "triton" it has a fused one for GPUs: `UsageError` where the structure has none.
     """
     if report.figures is None:
         raise UsageError(f"structure `{report.name}` needs features to generate code")
     binding = report.figures.binding
     name = class_name or names.class_name(report.name, binding.d_in, binding.d_out)
-    lowered = lower(report, names.check_class_name(name), dtype, backward)
+    name = names.check_class_name(name)
+    lowered = lower(report, name, dtype, backward, expand)
     if kernels == "torch":
         return lowered
     kernel = fused(report)

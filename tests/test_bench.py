@@ -113,13 +113,13 @@ def test_each_round_times_every_call_once():
         return lambda: (order.append(name), run())
 
     found = take_turns({"slow": told("s", slow), "fast": told("f", fast)}, clock)
-    # The first of each warms up.
-    assert found == {"slow": (0.25, 0.125, *5 * [0.5]), "fast": 7 * (0.25,)}
-    assert "".join(order) == 8 * "sf"
+    # The first of each warms up, and the first of each turn has what is left of others.
+    assert found == {"slow": (0.125, *6 * [0.5]), "fast": 7 * (0.25,)}
+    assert "".join(order) == "sf" + 7 * "ssff"
 
 
 @pytest.mark.parametrize(
-    ("seconds", "rounds"), [(2.0, 3), (1.0, 7), (1 / 16, 8), (1 / 64, 25)]
+    ("seconds", "rounds"), [(2.0, 3), (1.0, 7), (1 / 16, 8), (1 / 64, 22)]
 )
 def test_slow_calls_have_fewer_rounds_and_fast_ones_more(seconds: float, rounds: int):
     clock = Clock()
@@ -136,9 +136,17 @@ def test_short_calls_are_repeated_and_stand_with_their_mean():
         count += 1
         tick()
 
-    found = take_turns({"a": run}, clock)
+    found = take_turns({"a": run}, clock, alone=0.0)
     assert found == {"a": 25 * (2**-12,)}
     assert count == 11 + 25 * 9  # 9 of them take over 2 ms
+
+
+def test_what_a_call_finds_is_what_it_left():
+    clock = Clock()
+    # It takes long at first in each of two turns, of which the ends are timed.
+    turn = (*4 * [2**-7], *17 * [2**-10], *3 * [2**-10])
+    run = clock.calls(*11 * [2**-10], *turn, *turn)
+    assert take_turns({"a": run}, clock, rounds=2) == {"a": 2 * (2**-10,)}
 
 
 def test_the_device_has_ended_before_the_clock_is_read():

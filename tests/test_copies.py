@@ -20,6 +20,7 @@ from einc import library
 from einc.api import StructuredMap
 
 UNROUTED = [n for n in library.NAMES if library.structure(n).route is None]
+CHUNKED = ["kronecker", "tensor_train", "monarch", "btt", "blast", "butterfly3"]
 WIDTHS = [(256, 256), (192, 768)]
 
 
@@ -78,6 +79,20 @@ def test_copies_of_the_library_are_those_listed(name: str, shape: tuple[int, int
 def test_copies_are_those_listed(case: Case):
     if case.route is None:
         check(case.load(), case.d_in, case.d_out, tokens=3)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("name", CHUNKED)
+def test_copies_of_each_chunk_are_those_listed(name: str, dtype: Any):
+    """Those of tokens in each, those of weights once."""
+    structure = einc.load(name)
+    options: dict[str, Any] = {"tokens": 4096, "dtype": dtype}
+    module = structure.module_class(1024, 1024, **options)(bias=False)
+    with torch.no_grad(), Clones() as clones:
+        module(torch.randn(2 * module.chunk, 1024))
+    copies = listed(structure.source(1024, 1024, **options))
+    of_tokens = ["n" in re.split(r", |\*", copy) for copy in copies]
+    assert clones.count == len(copies) + sum(of_tokens)
 
 
 @pytest.mark.parametrize("tokens", [64, 4096])

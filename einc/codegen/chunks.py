@@ -25,8 +25,7 @@ from einc.codegen.nodes import (
     Value,
     View,
 )
-from einc.codegen.statements import root_of
-from einc.sizes import Binding
+from einc.codegen.statements import Dtype, root_of
 
 Backward = Literal["autograd", "manual", "recompute"]
 
@@ -34,8 +33,8 @@ CACHE = 1 << 22
 """Bytes of a chunk's tensors that a cache holds."""
 LEAST = 256
 """Tokens of a chunk: in fewer, what a call costs outweighs the cache."""
-BYTES = 4
-"""Of a value in float32."""
+BYTES: dict[Dtype, int] = {"float32": 4, "bfloat16": 2}
+"""Of a value."""
 
 
 def in_chunks(
@@ -47,7 +46,7 @@ def in_chunks(
     assert forward.result is not None
     kept = tuple(root_of(tensor.value).name for tensor in gradients.kept)
     chunks = Chunks(
-        size=_size(forward.binding, gradients),
+        size=_size(forward, gradients),
         arguments=arguments,
         forward=inside,
         result=forward.result.value,
@@ -132,10 +131,11 @@ def _needed(body: tuple[Assign, ...], names: Iterable[str]) -> tuple[Assign, ...
     return tuple(reversed(found))
 
 
-def _size(binding: Binding, gradients: Gradients) -> int:
+def _size(forward: Products, gradients: Gradients) -> int:
     """A power of two of tokens, of which x, the intermediates and y fit a cache."""
+    binding = forward.binding
     values = sum(binding.padded[0])
     for tensor in gradients.kept:
         values += math.prod(binding.size(d) for d in tensor.dims if d is not TOKENS)
-    fitting = max(CACHE // (BYTES * values), LEAST)
+    fitting = max(CACHE // (BYTES[forward.dtype] * values), LEAST)
     return 1 << (fitting.bit_length() - 1)

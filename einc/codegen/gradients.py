@@ -23,14 +23,21 @@ from einc.codegen.layout import (
     layout_text,
 )
 from einc.codegen.nodes import Assign, Contiguous, Guarded, Local, Product, Value
-from einc.codegen.statements import Dims, Dtype, Statements, fresh, root_of
+from einc.codegen.statements import (
+    Dims,
+    Dtype,
+    Orientation,
+    Statements,
+    fresh,
+    root_of,
+)
 from einc.plan import Contraction, Key, Plan
 from einc.sizes import Binding
 
 Guard = tuple[int, int]
 """The first and the last of the arguments for whose gradients a statement is."""
-MOST_TURNED = 3
-"""Gradients of which both orientations are tried, all together; others are turned."""
+MOST_ORIENTED = 3
+"""Gradients of which all orientations are tried, all together; others are turned."""
 
 
 class Products(Protocol):
@@ -85,6 +92,12 @@ class _Step:
         """What the product has from its weight alone."""
         return set(self.weight.dims) - set(self.data.dims)
 
+    @property
+    def orientations(self) -> tuple[Orientation, ...]:
+        """Those in which the gradient of its data may be computed."""
+        is_batch = len(self.weight.groups) == 3
+        return ("plain", "turned") if is_batch else ("plain", "turned", "expanded")
+
     def parted(self, gradient: Tensor, as_data: bool) -> tuple[Groups, Dims, Dims]:
         """The dimensions of its result: in data and weight, in data, and in the weight.
 
@@ -116,10 +129,12 @@ def all_gradients(forward: Products) -> Iterator[Gradients]:
             data = operand
         plain = replace(data, value=root_of(data.value))
         steps.append(_Step(plain, weight, source.name))
-    tried = min(len(steps), MOST_TURNED)
-    rest = (True,) * (len(steps) - tried)
-    for as_data, ordered, *turned in every((False, True), repeat=2 + tried):
-        yield Gradients(forward, steps, (*rest, *turned), ordered, as_data)
+    rest = max(len(steps) - MOST_ORIENTED, 0)
+    choices: list[tuple[Orientation, ...]] = [("turned",)] * rest
+    choices += [step.orientations for step in steps[rest:]]
+    for as_data, ordered in every((False, True), repeat=2):
+        for oriented in every(*choices):
+            yield Gradients(forward, steps, oriented, ordered, as_data)
 
 
 def _sums(step: Contraction, left: Tensor, right: Tensor) -> bool:
@@ -129,8 +144,7 @@ def _sums(step: Contraction, left: Tensor, right: Tensor) -> bool:
 class Gradients(Statements):
     """The statements of `gradients`, for the arguments x and weights.
 
-    The gradient of a product's data is computed as weight x gradient, where that is
-    `turned`. Where they are `ordered`, what the product before sums comes first in them:
+    The gradients of the products' data are computed as `oriented` says. Where they are `ordered`, what the product before sums comes first in them:
     the weight may be copied for that, and the gradient need not be. `as_data`, gradients
     are brought into the order of the data rather than the other way round.
     """
@@ -139,7 +153,7 @@ class Gradients(Statements):
         self,
         forward: Products,
         steps: Sequence[_Step],
-        turned: Sequence[bool],
+        oriented: Sequence[Orientation],
         ordered: bool,
         as_data: bool,
     ) -> None:
@@ -166,7 +180,7 @@ class Gradients(Statements):
                 steps[place],
                 place,
                 gradient,
-                turned[place],
+                oriented[place],
                 steps[place - 1].columns if place and ordered else set(),
             )
         features = tuple(d for d in steps[0].data.dims if d is not TOKENS)
@@ -174,8 +188,8 @@ class Gradients(Statements):
         found = self.layouts.arrange(gradient, wanted)
         if found.groups[0] != (TOKENS,):
             found = self.layouts.reshape(found, wanted)
-        if found.lies != found.dims:
-            self.layouts.copied(found.lies, wanted)
+        # Of each chunk, into the whole.
+        self.layouts.copied(found.lies, wanted)
         if found != gradient:
             self._assign(self.names[0], found, (0, 0))
         self._guard_copies()
@@ -222,7 +236,7 @@ class Gradients(Statements):
         step: _Step,
         place: int,
         gradient: Tensor,
-        turned: bool,
+        orientation: Orientation,
         before: set[Dim],
     ) -> Tensor:
         """The gradient of a step's data, in which `before` comes first."""
@@ -232,10 +246,9 @@ class Gradients(Statements):
         batch, rows, columns = step.parted(gradient, self.as_data)
         left = tuple(d for d in data.lies if d not in gradient.dims)
         left = tuple(sorted(left, key=lambda d: d not in before))
-        if turned:
-            operands = self.matrix(weight, gradient, batch, left, columns, rows)
-        else:
-            operands = self.matrix(gradient, weight, batch, rows, columns, left)
+        operands = self.oriented_matrix(
+            orientation, gradient, weight, batch, rows, columns, left
+        )
         target = self._new(f"d{step.source}") if place else self.names[0]
         self.guards[target] = (0, place)
         return self._multiply(target, operands, (0, place))

@@ -70,7 +70,7 @@ class Copy:
 class Operands:
     """Two tensors in the layouts in which `kind` multiplies them, and the result's."""
 
-    kind: Literal["matmul", "bmm", "multiply"]
+    kind: Literal["matmul", "bmm", "expanded", "multiply"]
     left: Tensor
     right: Tensor
     groups: Groups

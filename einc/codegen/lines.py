@@ -103,7 +103,7 @@ _FUNCTIONS = {"matmul": "torch.mm", "bmm": "torch.bmm", "multiply": "torch.mul"}
 
 
 def _is_operator(value: Product) -> bool:
-    return value.kind != "bmm" and value.out is None
+    return value.kind in _OPERATORS and value.out is None
 
 
 def expression(value: Value) -> str:
@@ -132,6 +132,9 @@ def _parts(value: Value) -> tuple[str, list[str], str]:
                 [factor, f"{factor}_scale", f"{value.std!r}"],
                 ")",
             )
+        case Product(kind="expanded"):
+            left, right = expression(value.left), expression(value.right)
+            return "torch.bmm(", [f"{left}.expand(len({right}), -1, -1)", right], ")"
         case Product():
             arguments = [expression(value.left), expression(value.right)]
             if value.out is not None:

@@ -25,26 +25,31 @@ FEW = 64
 """Tokens of a call up to which autograd's backward is faster: what it copies is in a cache,
 and a function in Python takes as long as that."""
 
+MOST_FORWARDS = 4
+"""Forwards of which the gradients are tried."""
+
 
 def lower(
     profile: Profile,
     class_name: str,
     dtype: Dtype = "float32",
     backward: Backward = "manual",
+    expand: bool = True,
 ) -> Module:
     """The module that computes a structure in the order of `profile.plan`.
 
     `dtype` is what the layouts are chosen for; the module takes any. The backward is
-    autograd's own where none by hand pays, whatever `backward` says.
+    autograd's own where none by hand pays, whatever `backward` says. Weights are
+    expanded over many small matrices where that saves copies, unless `expand` forbids it.
     """
     if profile.figures is None:
         raise InternalError("code of what was analysed without features")
     binding, structure, plan = profile.figures.binding, profile.structure, profile.plan
     sizes = scales(binding)
-    lowering = lowerings(binding, plan, dtype, by_hand=False)[0]
+    lowering = lowerings(binding, plan, dtype, by_hand=False, expand=expand)[0]
     body, chunks, written = tuple(lowering.body), None, None
     if backward != "autograd" and _pays(lowering, plan):
-        found = _by_hand(lowerings(binding, plan, dtype, by_hand=True))
+        found = _by_hand(lowerings(binding, plan, dtype, by_hand=True, expand=expand))
         if found is not None:
             lowering, gradients = found
             body, chunks = in_chunks(lowering, gradients, backward == "recompute")
@@ -85,19 +90,21 @@ def lower(
 def _pays(lowering: Lowering, plan: Plan) -> bool:
     """Whether a backward by hand is faster, if there is one.
 
-    Its chunks are written into a whole: a copy, unless the result is one anyway.
+    Its chunks are written into a whole: a copy, unless the result is one anyway. That
+    pays for a chain of single matrices only where one is expanded.
     """
-    many = plan.tokens is not None and plan.tokens > FEW
-    return many and lowering.writes_result and is_chain(plan)
+    if plan.tokens is None or plan.tokens <= FEW or not is_chain(plan):
+        return False
+    return lowering.writes_result or lowering.expanding > 0
 
 
 def _by_hand(forwards: list[Lowering]) -> tuple[Lowering, Gradients] | None:
     """The cheapest forward with gradients; `forwards` ascend in their cost."""
     best, least = None, float("inf")
-    for forward in forwards:
+    for forward in forwards[:MOST_FORWARDS]:
         if forward.cost >= least:
             break
-        for gradients in all_gradients(forward) if forward.writes_result else ():
+        for gradients in all_gradients(forward):
             if forward.cost + gradients.cost < least:
                 best, least = (forward, gradients), forward.cost + gradients.cost
     return best

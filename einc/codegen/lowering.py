@@ -12,9 +12,10 @@ in `experts`.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from itertools import combinations, groupby
+from itertools import groupby
+from itertools import product as every
 
 from einc.analysis.counts import step_macs
 from einc.analysis.profile import number
@@ -43,48 +44,62 @@ from einc.codegen.nodes import (
     Sum,
     Value,
 )
-from einc.codegen.statements import Dtype, Statements, fresh, root_of
+from einc.codegen.statements import Dtype, Orientation, Statements, fresh, root_of
 from einc.plan import Contraction, Key, Leaf, Node, Plan, TermPlan
 from einc.sizes import Binding
 
-MOST_TURNED = 6
-"""Products of which both orientations are tried, all together."""
+MOST_WAYS = 256
+"""Ways to orient products, all together, that are tried."""
 
 
 def lowerings(
-    binding: Binding, plan: Plan, dtype: Dtype, by_hand: bool
+    binding: Binding, plan: Plan, dtype: Dtype, by_hand: bool, expand: bool = True
 ) -> list[Lowering]:
     """In all orientations that are tried, those with the cheapest copies first.
 
     Of equals those first that write their result; `by_hand` for a backward that reads the
-    tensors in between.
+    tensors in between. Weights are expanded if they may be.
     """
     sizes = scales(binding)
     found = [
-        Lowering(binding, plan, sizes, dtype, turned, by_hand)
-        for turned in _orientations(plan)
+        Lowering(binding, plan, sizes, dtype, oriented, by_hand)
+        for oriented in _orientations(plan, expand)
     ]
     return sorted(found, key=lambda each: (each.cost, not each.writes_result))
 
 
-def _orientations(plan: Plan) -> Iterator[frozenset[Key]]:
-    """Which products are computed as weight x tokens: sets of them, small ones first."""
-    products = [
-        step.key
+def _orientations(plan: Plan, expand: bool) -> Iterator[dict[Key, Orientation]]:
+    """Orientations of the products of x; with few that are not plain first."""
+    products = {
+        step.key: step
         for term, step in plan.steps
         if step.holds_x and step not in term.expert_steps
-    ]
-    tried = list(dict.fromkeys(products))[:MOST_TURNED]
-    for size in range(len(tried) + 1):
-        yield from map(frozenset, combinations(tried, size))
+    }
+    choices: list[tuple[Orientation, ...]] = []
+    ways = 1
+    for step in products.values():
+        found = _orientations_of(step, expand)
+        ways *= len(found)
+        choices.append(found if ways <= MOST_WAYS else ("plain",))
+    for chosen in sorted(every(*choices), key=lambda each: -each.count("plain")):
+        yield dict(zip(products, chosen, strict=True))
+
+
+def _orientations_of(step: Contraction, expand: bool) -> tuple[Orientation, ...]:
+    """Only a weight is expanded that shares no dimension of the result with the data."""
+    data, weight = step.x_first
+    shared = set(data.kept) & set(weight.kept) & set(step.kept)
+    single = expand and not shared
+    return ("plain", "turned", "expanded") if single else ("plain", "turned")
 
 
 class Lowering(Statements):
     """The statements of `contract`, written term by term into `body`.
 
-    A product of x and a weight is computed as tokens x weight, or, where it is
-    `turned`, as weight x tokens: then the tokens are the fastest dimension of the
-    result, and what the next product wants may be a view of it.
+    A product of x and a weight is computed as tokens x weight, or as `oriented` says.
+    Where it is turned, as weight x tokens, the tokens are the fastest dimension of
+    the result, and what the next product wants may be a view of it. Where it is
+    expanded, nothing but what is summed changes its place.
     """
 
     def __init__(
@@ -93,11 +108,11 @@ class Lowering(Statements):
         plan: Plan,
         sizes: dict[str, Scale],
         dtype: Dtype,
-        turned: frozenset[Key],
+        oriented: Mapping[Key, Orientation],
         by_hand: bool,
     ) -> None:
         super().__init__(binding, plan.tokens or 1, dtype)
-        self.turned = turned
+        self.oriented = oriented
         self.next = {
             operand.key: step
             for _, step in plan.steps
@@ -113,6 +128,7 @@ class Lowering(Statements):
         self.writes_result = False
         self.inputs = {binding.d_in: Local("x")}
         self.reads = _reads(plan)
+        self.by_hand = by_hand
         if by_hand:
             # Backward reads them once more, as they are.
             self.reads.update({"x", *(step.name for _, step in plan.steps)})
@@ -140,14 +156,18 @@ class Lowering(Statements):
         """The value of one term: (n, out_features)."""
         result = self._node(term, term.root, padded[0])
         output = self.layouts.big(term.network.term.output)
-        self.result = self.layouts.arrange(result, ((TOKENS,), output))
         before = len(self.layouts.copies)
         found = self.layouts.regroup(result, ((TOKENS,), output))
+        arranged = self.layouts.arrange(result, ((TOKENS,), output))
+        self.result = arranged if arranged.groups[0] == (TOKENS,) else found
         y: Value = found.value
         if found.lies != found.dims:
             self.layouts.copied(found.lies, found.groups)
             y = Contiguous(y)
         self.writes_result = len(self.layouts.copies) > before
+        if self.by_hand and not self.writes_result:
+            # Of each chunk, into the whole.
+            self.layouts.copied(found.lies, found.groups)
         if padded[1] != self.binding.d_out:
             y = Cut(y, self.binding.d_out)
         root = root_of(y)
@@ -241,12 +261,13 @@ class Lowering(Statements):
             # The last weight is permuted rather than the output.
             columns = tuple(d for d in term.network.term.output if d in columns)
         prefix = (batch,) if batch else ()
-        if node.key in self.turned:
+        orientation = self.oriented.get(node.key, "plain")
+        if orientation == "turned":
             # First what the next product sums: together with what it sums of these.
             columns = self._sums_first(node, columns)
-            operands = self.matrix(right, left, prefix, columns, summed, rows)
-        else:
-            operands = self.matrix(left, right, prefix, rows, summed, columns)
+        operands = self.oriented_matrix(
+            orientation, left, right, prefix, rows, summed, columns
+        )
         return self._product(term, node, operands)
 
     def _sums_first(

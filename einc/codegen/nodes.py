@@ -106,10 +106,11 @@ class Space:
 class Product:
     """Of two matrices, of two batches of them ("bmm"), or elementwise; or a sum.
 
-    It is written to `out`, where that is given.
+    "expanded", the left one is a matrix and multiplies each of a batch. The product is
+    written to `out`, where that is given.
     """
 
-    kind: Literal["matmul", "bmm", "multiply", "add"]
+    kind: Literal["matmul", "bmm", "expanded", "multiply", "add"]
     left: Value
     right: Value
     out: Space | None = None

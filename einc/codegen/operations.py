@@ -182,6 +182,8 @@ class Walk:
         match value.kind:
             case "matmul" | "bmm":
                 return self.recorder.product(left, right, fresh)
+            case "expanded":
+                return self.recorder.expanded(left, right)
             case "multiply":
                 return self.recorder.multiply(left, right, fresh)
             case "add":

@@ -191,6 +191,20 @@ class Recorder:
 
         return self.record(result, (left, right), pull)
 
+    def expanded(self, matrix: Strided, batch: Strided) -> Strided:
+        """A matrix with each of a batch: its gradient is one of each, which are summed."""
+        self.does(View())
+        shape, strides = matrix.shape, matrix.strides
+        left = Strided((batch.shape[0], *shape), (0, *strides))
+        result = self.product(left, batch)
+        product = self.tape.pop()
+
+        def pull(gradient: Strided) -> tuple[Strided, ...]:
+            of_each, of_batch = product.pull(gradient)
+            return self._summed_to(of_each, matrix), of_batch
+
+        return self.record(result, (matrix, batch), pull)
+
     def linear(self, left: Strided, right: Strided) -> Strided:
         """A product that begins from a bias, copied to each row."""
         result = self.product(left, right)

@@ -33,7 +33,17 @@ SHORT_RUNS = 8.0
 """Times as long takes a copy of shorter runs: they go at 1 to 4 GB/s where long ones go
 at 26 to 37, on the CPU that this was measured on."""
 
+EXPANDED: dict[Dtype, float] = {"float32": 0.25, "bfloat16": 0.5}
+"""What many small products take beside a large one, for each value that they read or write,
+in copies of it in long runs."""
+LEAST_COLUMNS, NARROW = 8, 16.0
+"""Columns from which on small products are considered; and times as long they take with
+fewer than `RUN`."""
+
 Dims = tuple[Dim, ...]
+Orientation = Literal["plain", "turned", "expanded"]
+"""How data meet a weight: as data x weight, as weight x data, or as weight x each of the
+data's matrices, as they lie."""
 
 
 @dataclass(frozen=True)
@@ -53,11 +63,12 @@ class Statements:
         self.tokens = tokens
         self.dtype = dtype
         self.layouts = Layouts(binding)
+        self.expanding = 0.0
 
     @property
     def cost(self) -> float:
-        """What the copies of a call cost, in values that are copied in long runs."""
-        return sum(self._cost_of(copy) for copy in self.layouts.copies)
+        """What the layouts of a call cost, in values that are copied in long runs."""
+        return self.expanding + sum(map(self._cost_of, self.layouts.copies))
 
     def _cost_of(self, copy: Copy) -> float:
         dims = dims_of(copy.groups)
@@ -78,6 +89,47 @@ class Statements:
         first = self.operand(left, (*batch, rows, summed))
         second = self.operand(right, (*batch, summed, columns))
         return Operands(kind, first, second, (*batch, rows, columns))
+
+    def oriented_matrix(
+        self,
+        orientation: Orientation,
+        data: Tensor,
+        weight: Tensor,
+        batch: Groups,
+        rows: Dims,
+        summed: Dims,
+        columns: Dims,
+    ) -> Operands:
+        """Data (batch, rows, summed) and a weight (batch, summed, columns).
+
+        "plain" where the data do not lie as "expanded" has them.
+        """
+        if orientation == "turned":
+            return self.matrix(weight, data, batch, columns, summed, rows)
+        if orientation == "expanded" and not batch:
+            operands = self._expanded(data, weight, summed, columns)
+            if operands is not None:
+                return operands
+        return self.matrix(data, weight, batch, rows, summed, columns)
+
+    def _expanded(
+        self, data: Tensor, weight: Tensor, summed: Dims, columns: Dims
+    ) -> Operands | None:
+        """A weight (columns, summed) with each of the data's matrices, without a copy."""
+        lies = data.lies
+        first = min(map(lies.index, summed))
+        last = first + len(summed)
+        before, between, after = lies[:first], lies[first:last], lies[last:]
+        width = self._size(after)
+        if set(between) != set(summed) or not before or width < LEAST_COLUMNS:
+            return None
+        wider = max(self._size(columns), self._size(summed))
+        values = self._size(before) * wider * width
+        slow = 1.0 if width >= RUN else NARROW
+        self.expanding += values * slow * EXPANDED[self.dtype]
+        matrix = self.operand(weight, (columns, between))
+        batch = self.operand(data, (before, between, after))
+        return Operands("expanded", matrix, batch, (before, columns, after))
 
     def operand(self, tensor: Tensor, groups: Groups) -> Tensor:
         """As an operand of a matrix product, which copies what it cannot read.

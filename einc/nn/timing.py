@@ -28,12 +28,15 @@ FEWER = 1
 """Rounds for what the first one shows to be slower than `SLOW`: it is no candidate."""
 SLOW = 2.0
 
+ALONE = 2e-2
+"""Seconds for which a call has the machine to itself before it is timed: caches, memory and
+clock rate are then as it leaves them, and not as the call before did."""
 SHORT = 2e-3
 """Seconds until which a call is repeated within a round."""
 LONG = 1.0
 """Seconds of a call from which on `FEW` rounds do."""
 FEW, MOST = 3, 25
-ENOUGH = 0.5
+ENOUGH = 1.0
 """Seconds for which there are more than `ROUNDS` rounds, up to `MOST`."""
 
 
@@ -81,11 +84,13 @@ def take_turns(
     wait: Callable[[], None] = no_wait,
     rounds: int | None = None,
     short: float | None = None,
+    alone: float = ALONE,
 ) -> dict[str, tuple[float, ...]]:
     """Seconds a call by name and round; each round times every call once.
 
-    A short call is repeated within the round, for `short` seconds (`SHORT`), and stands
-    with its mean. What comes first, without a place in the result, warms up and says how
+    A call is repeated in its turn: first untimed, once or more, for `alone` seconds, and
+    then, if it is a short one, for `short` seconds (`SHORT`); it stands with its mean.
+    What comes first, without a place in the result, warms up and says how
     long calls are, and so how many rounds there are unless `rounds` says it. `wait`
     returns when the device has done all that it was given.
     """
@@ -93,13 +98,16 @@ def take_turns(
         short = SHORT
     expected = {name: _expected(call, clock, wait) for name, call in calls.items()}
     repeats = {name: max(1, ceil(short / t)) for name, t in expected.items()}
+    before = {name: ceil(alone / t) for name, t in expected.items()}
     found: dict[str, list[float]] = {name: [] for name in calls}
     if rounds is None:
-        a_round = sum(repeats[name] * t for name, t in expected.items())
+        a_round = sum((before[n] + repeats[n]) * t for n, t in expected.items())
         enough = min(max(ROUNDS, ceil(ENOUGH / a_round)), MOST)
         rounds = FEW if max(expected.values()) > LONG else enough
     for _ in range(rounds):
         for name, call in calls.items():
+            for _ in range(before[name]):
+                call()
             found[name].append(seconds(call, repeats[name], clock, wait))
     return {name: tuple(times) for name, times in found.items()}
 

@@ -41,14 +41,15 @@ def tuned(
 ) -> Module:
     """The fastest module on the CPU, for as many tokens as were planned for.
 
-    Layouts of all dtypes and a backward by autograd take turns, then chunks of several
-    sizes. Without another way to lower it, nothing is measured.
+    Layouts of all dtypes, with weights expanded or not, and a backward by autograd take
+    turns, then chunks of several sizes. Without another way to lower it, nothing is measured.
     """
     kinds: tuple[Backward, ...] = (backward, "autograd")
     ways = [
-        compiler.module(report, class_name, layout, kind)
+        compiler.module(report, class_name, layout, kind, expand=expand)
         for kind in kinds
         for layout in LAYOUTS
+        for expand in (True, False)
     ]
     best = _fastest(report, ways, dtype, times)
     if best.chunks is not None:
