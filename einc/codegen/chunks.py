@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import Literal
 
 from einc.codegen.gradients import Gradients, Products
-from einc.codegen.layout import TOKENS
+from einc.codegen.layout import TOKENS, dims_of
 from einc.codegen.nodes import (
     Assign,
     Attribute,
@@ -29,9 +29,9 @@ from einc.codegen.statements import Dtype, root_of
 
 Backward = Literal["autograd", "manual", "recompute"]
 
-CACHE = 1 << 22
-"""Bytes of a chunk's tensors that a cache holds."""
-LEAST = 256
+CACHE = 1 << 23
+"""Bytes of a chunk's tensors: a cache holds most of them, and malloc keeps them all."""
+LEAST = 64
 """Tokens of a chunk: in fewer, what a call costs outweighs the cache."""
 BYTES: dict[Dtype, int] = {"float32": 4, "bfloat16": 2}
 """Of a value."""
@@ -132,10 +132,18 @@ def _needed(body: tuple[Assign, ...], names: Iterable[str]) -> tuple[Assign, ...
 
 
 def _size(forward: Products, gradients: Gradients) -> int:
-    """A power of two of tokens, of which x, the intermediates and y fit a cache."""
+    """A power of two of tokens, of which x, the intermediates, y and copies fit a cache.
+
+    Or as many as take twice the memory of the weights: each chunk has gradients of those.
+    """
     binding = forward.binding
     values = sum(binding.padded[0])
-    for tensor in gradients.kept:
-        values += math.prod(binding.size(d) for d in tensor.dims if d is not TOKENS)
-    fitting = max(CACHE // (BYTES[forward.dtype] * values), LEAST)
-    return 1 << (fitting.bit_length() - 1)
+    tensors = [tensor.dims for tensor in gradients.kept]
+    tensors += [dims_of(copy.groups) for copy in forward.layouts.copies]
+    for dims in tensors:
+        if TOKENS in dims:
+            values += math.prod(binding.size(d) for d in dims if d is not TOKENS)
+    factors = binding.structure.factors
+    weights = sum(math.prod(binding.shape(factor.axes)) for factor in factors)
+    fitting = max(CACHE // BYTES[forward.dtype], 2 * weights) // values
+    return 1 << (max(fitting, LEAST).bit_length() - 1)

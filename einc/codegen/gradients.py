@@ -17,6 +17,7 @@ from einc.codegen.layout import (
     TOKENS,
     Dim,
     Groups,
+    Layouts,
     Operands,
     Tensor,
     dims_of,
@@ -47,6 +48,7 @@ class Products(Protocol):
     plan: Plan
     dtype: Dtype
     tokens: int
+    layouts: Layouts
     known: dict[Key, Tensor]
     operands: dict[Key, tuple[Tensor, Tensor]]
     body: list[Assign]

@@ -129,7 +129,7 @@ class Butterfly364x96(nn.Module):
 
     in_features = 64
     out_features = 96
-    chunk = 2048  # tokens on a CPU
+    chunk = 4096  # tokens on a CPU
 
     # Learning rates, as multiples of that of nn.Linear with these features.
     LR_MULTIPLIERS: ClassVar = {
