@@ -26,13 +26,13 @@ class _InChunks(torch.autograd.Function):
         """(n, in) to (n, out), and behind it what backward reads of each chunk."""
         y, saved = None, []
         for rows in _chunks(module, x):
-            part, *kept = module.products(x[rows], *weights)
+            part, left, *kept = module.products(bias, x[rows], *weights)
             saved += kept if keeps else []
             y = part.new_empty(len(x), *part.shape[1:]) if y is None else y
-            if bias is None:
+            if left is None:
                 y[rows] = part
             else:
-                torch.add(part, bias.reshape(part.shape[1:]), out=y[rows])
+                torch.add(part, left.reshape(part.shape[1:]), out=y[rows])
         return y.flatten(1), *saved
 
     @staticmethod
@@ -95,8 +95,9 @@ def _chunks(module, x):
 
 def _plain(module, bias, x, *weights):
     """(n, in) to (n, out) in plain operations, all tokens at once."""
-    y = module.products(x, *weights)[0].flatten(1).contiguous()
-    return y if bias is None else y + bias.to(y.dtype)
+    y, left, *_ = module.products(bias, x, *weights)
+    y = y.flatten(1).contiguous()
+    return y if left is None else y + left.to(y.dtype)
 
 
 def _in_chunks(module, bias, *tensors):
@@ -114,6 +115,22 @@ def _in_chunks(module, bias, *tensors):
 '''
 
 
+BIASED = '''\
+def _biased(bias, shape, left, right):
+    """Products of a batch of matrices, and the bias in a shape that fits them."""
+    if bias is None:
+        return torch.bmm(left, right)
+    return torch.baddbmm(bias.reshape(shape), left, right)
+'''
+
+
+def biased(out: Writer) -> None:
+    """What adds a bias within a batched product, for all modules of a file."""
+    out.line()
+    out.line()
+    out.lines_of(BIASED)
+
+
 def helpers(out: Writer) -> None:
     """What all modules of a file use, after the imports."""
     out.line()
@@ -128,18 +145,21 @@ def attributes(out: Writer, chunks: Chunks) -> None:
 def methods(out: Writer, chunks: Chunks) -> None:
     """`products` and `gradients` of a module."""
     out.line("@staticmethod")
-    out.call("def products(", chunks.arguments, ") -> tuple[torch.Tensor, ...]:")
+    result = "tuple[torch.Tensor | None, ...]"
+    out.call("def products(", ["bias", *chunks.arguments], f") -> {result}:")
     with out.indented():
-        rest = ", and what backward reads" * bool(chunks.kept)
-        out.line(f'"""(n, in) and weights to (n, ...), the features{rest}."""')
+        out.line('"""(n, in), weights and a bias to (n, ...), the features.')
+        out.line()
+        rest = "and what backward reads" if chunks.kept else "and nothing more"
+        out.line(f"Beside them the bias, where it is still to be added, {rest}.")
+        out.line('"""')
         for statement in chunks.forward:
             assign(out, statement)
-        returned = [expression(chunks.result), *chunks.kept]
-        out.line(f"return {', '.join(returned)}" + "," * (len(returned) == 1))
+        left = "None" if chunks.biased else "bias"
+        out.line(f"return {', '.join([expression(chunks.result), left, *chunks.kept])}")
     out.line()
     out.line("@staticmethod")
     arguments = [chunks.wanted, chunks.incoming, *chunks.arguments, *chunks.kept]
-    result = "tuple[torch.Tensor | None, ...]"
     out.call("def gradients(", arguments, f") -> {result}:")
     with out.indented():
         out.line('"""Of x and the weights, those that are wanted, from that of y."""')

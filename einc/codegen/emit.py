@@ -13,7 +13,14 @@ from fractions import Fraction
 from einc import __version__
 from einc.codegen import by_hand, routed, runtime, triton, triton_runtime
 from einc.codegen.lines import assign
-from einc.codegen.nodes import Module, Normalized, Parameter
+from einc.codegen.nodes import (
+    Module,
+    Normalized,
+    Parameter,
+    Product,
+    Value,
+    adds_bias,
+)
 from einc.codegen.writer import Writer
 from einc.structure import Structure
 
@@ -40,6 +47,8 @@ def emit(structure: Structure, modules: Sequence[Module]) -> str:
         out.lines_of(imports.format(partial=partial))
     if has_kernel:
         triton.helpers(out)
+    if any(_is_biased(s.value) for module in modules for s in module.statements):
+        by_hand.biased(out)
     if in_chunks:
         by_hand.helpers(out)
     for module in modules:
@@ -47,6 +56,12 @@ def emit(structure: Structure, modules: Sequence[Module]) -> str:
         out.line()
         _class(out, module)
     return out.text
+
+
+def _is_biased(value: Value) -> bool:
+    """Whether it is a batched product with the bias in."""
+    batched = isinstance(value, Product) and value.kind != "matmul"
+    return batched and adds_bias(value)
 
 
 def _header(out: Writer, structure: Structure) -> None:

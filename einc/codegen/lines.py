@@ -16,7 +16,6 @@ from einc.codegen.nodes import (
     ExpertsCall,
     ExpertWeight,
     GroupedProduct,
-    Linear,
     Local,
     Normalized,
     Pad,
@@ -103,7 +102,7 @@ _FUNCTIONS = {"matmul": "torch.mm", "bmm": "torch.bmm", "multiply": "torch.mul"}
 
 
 def _is_operator(value: Product) -> bool:
-    return value.kind in _OPERATORS and value.out is None
+    return value.kind in _OPERATORS and value.out is None and value.bias is None
 
 
 def expression(value: Value) -> str:
@@ -132,6 +131,13 @@ def _parts(value: Value) -> tuple[str, list[str], str]:
                 [factor, f"{factor}_scale", f"{value.std!r}"],
                 ")",
             )
+        case Product(kind="matmul", bias=tuple()):
+            arguments = [expression(value.left), f"{expression(value.right)}.T", "bias"]
+            return "nn.functional.linear(", arguments, ")"
+        case Product(bias=tuple() as shape):
+            arguments = ["bias", f"({', '.join(map(str, shape))})"]
+            _, factors, _ = _parts(replace(value, bias=None))
+            return "_biased(", [*arguments, *factors], ")"
         case Product(kind="expanded"):
             left, right = expression(value.left), expression(value.right)
             return "torch.bmm(", [f"{left}.expand(len({right}), -1, -1)", right], ")"
@@ -140,9 +146,6 @@ def _parts(value: Value) -> tuple[str, list[str], str]:
             if value.out is not None:
                 arguments.append(f"out={_space(value.out)}")
             return f"{_FUNCTIONS[value.kind]}(", arguments, ")"
-        case Linear():
-            arguments = [expression(value.left), f"{expression(value.right)}.T", "bias"]
-            return "nn.functional.linear(", arguments, ")"
         case GroupedProduct():
             ends = "ends" if value.rows == 1 else f"{value.rows} * ends"
             arguments = [expression(value.left), expression(value.right), ends]

@@ -7,15 +7,13 @@ shapes of the parameters follow from the structure and the sizes alone.
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from einc.analysis.profile import Profile
 from einc.analysis.scaling import scales
 from einc.codegen.chunks import Backward, in_chunks
 from einc.codegen.gradients import Gradients, all_gradients, is_chain
 from einc.codegen.header import copies, figures
 from einc.codegen.lowering import Lowering, lowerings
-from einc.codegen.nodes import Linear, Module, Parameter, Product, Router
+from einc.codegen.nodes import Module, Parameter, Router
 from einc.codegen.statements import Dtype
 from einc.errors import InternalError
 from einc.plan import Plan
@@ -54,12 +52,6 @@ def lower(
             lowering, gradients = found
             body, chunks = in_chunks(lowering, gradients, backward == "recompute")
             written = gradients.layouts.copies
-    *others, last = body
-    unrouted = structure.route is None
-    if unrouted and isinstance(last.value, Product) and last.value.kind == "matmul":
-        # What is routed adds it in place, and of what ends otherwise it is a pass.
-        linear = Linear(last.value.left, last.value.right)
-        body = (*others, replace(last, value=linear))
     arguments = ", ".join(f"{k} = {v}" for k, v in structure.arguments.items())
     return Module(
         name=class_name,

@@ -151,6 +151,34 @@ class Lowering(Statements):
             comment = "" if named else self.binding.structure.equations[0]
             comment = comment if len(values) == 1 else ""
             self.body.append(Assign("y", total, comment=comment))
+        if len(values) == 1 and not self.experts:
+            self._add_bias()
+
+    def _add_bias(self) -> None:
+        """The bias into the last product, if that has the features as y has them.
+
+        What is routed adds it in place, and where y is cut or summed it is a pass.
+        """
+        (term,), ((_, padded_out),) = self.plan.terms, self.binding.padded
+        place = max(
+            (i for i, a in enumerate(self.body) if isinstance(a.value, Product)),
+            default=0,
+        )
+        product = self.body[place].value
+        groups = self.known[term.root.key].groups
+        features = tuple(d for group in groups for d in group if d is not TOKENS)
+        if (
+            not isinstance(product, Product)
+            or product.kind not in ("matmul", "bmm", "expanded")
+            or self.body[place].target != term.root.name
+            or padded_out != self.binding.d_out
+            or features != self.layouts.big(term.network.term.output)
+            or (TOKENS,) not in groups
+            or (product.kind == "matmul" and groups[0] != (TOKENS,))
+        ):
+            return
+        shape = tuple(1 if g == (TOKENS,) else self.layouts.extent(g) for g in groups)
+        self.body[place] = replace(self.body[place], value=replace(product, bias=shape))
 
     def _term(self, term: TermPlan, padded: tuple[int, int]) -> Value:
         """The value of one term: (n, out_features)."""

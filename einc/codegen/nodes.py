@@ -107,21 +107,15 @@ class Product:
     """Of two matrices, of two batches of them ("bmm"), or elementwise; or a sum.
 
     "expanded", the left one is a matrix and multiplies each of a batch. The product is
-    written to `out`, where that is given.
+    written to `out`, where that is given. Where `bias` is, the module's bias is added to
+    it, broadcast from that shape.
     """
 
     kind: Literal["matmul", "bmm", "expanded", "multiply", "add"]
     left: Value
     right: Value
     out: Space | None = None
-
-
-@dataclass(frozen=True)
-class Linear:
-    """Of two matrices, and the module's bias added to each row."""
-
-    left: Value
-    right: Value
+    bias: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -175,7 +169,6 @@ Value = (
     | Normalized
     | View
     | Product
-    | Linear
     | GroupedProduct
     | ExpertWeight
     | ExpertsCall
@@ -279,6 +272,11 @@ class Chunks:
     names: tuple[str, ...]
     backward: tuple[Guarded, ...]
 
+    @property
+    def biased(self) -> bool:
+        """Whether `forward` adds the bias, which otherwise is left for its result."""
+        return any(adds_bias(statement.value) for statement in self.forward)
+
 
 @dataclass(frozen=True)
 class Router:
@@ -327,5 +325,16 @@ class Module:
     @property
     def biased(self) -> bool:
         """Whether `body` adds the bias."""
-        y = self.body[-1].value
-        return isinstance(y, Linear) or (isinstance(y, ChunksCall) and y.biased)
+        return any(adds_bias(statement.value) for statement in self.body)
+
+    @property
+    def statements(self) -> tuple[Assign, ...]:
+        """All of the forward."""
+        return (*self.body, *(self.chunks.forward if self.chunks else ()))
+
+
+def adds_bias(value: Value) -> bool:
+    """Whether the module's bias is in a value."""
+    if isinstance(value, Product):
+        return value.bias is not None
+    return isinstance(value, ChunksCall) and value.biased

@@ -24,7 +24,6 @@ from einc.codegen.nodes import (
     Experts,
     ExpertsCall,
     ExpertWeight,
-    Linear,
     Local,
     Module,
     Normalized,
@@ -63,7 +62,7 @@ def linear(d_in: int, d_out: int, tokens: int) -> Work:
     weight = Strided.contiguous(d_out, d_in)
     walk = Walk({"weight": weight}, {"x": Strided.contiguous(tokens, d_in)})
     matrix = Permute(Attribute("weight"), (1, 0))
-    walk.run([Assign("y", Linear(Local("x"), matrix))])
+    walk.run([Assign("y", Product("matmul", Local("x"), matrix, bias=(d_out,)))])
     recorder = walk.recorder
     backward = recorder.backward(walk.names["y"])
     forward = recorder.counted
@@ -167,8 +166,6 @@ class Walk:
             case Product():
                 left, right = self.value(value.left), self.value(value.right)
                 return self._product(value, left, right, fresh and value.out is None)
-            case Linear():
-                return do.linear(self.value(value.left), self.value(value.right))
             case ExpertsCall():
                 return self._experts(value)
             case ChunksCall():
@@ -179,6 +176,10 @@ class Walk:
     def _product(
         self, value: Product, left: Strided, right: Strided, fresh: bool
     ) -> Strided:
+        if value.bias is not None:
+            return self.recorder.biased(
+                self._product(replace(value, bias=None), left, right, fresh)
+            )
         match value.kind:
             case "matmul" | "bmm":
                 return self.recorder.product(left, right, fresh)
@@ -204,6 +205,7 @@ class Walk:
         forward = Walk({}, dict(zip(chunks.arguments, arrays, strict=True)))
         forward.run(chunks.forward)
         result = forward.value(chunks.result)
+        # Where the bias is still to be added, it is while this is written.
         forward.recorder.does(result.copy())
         self.recorder.counted.repeat(forward.recorder.counted, count)
         kept = {name: forward.names[name] for name in chunks.kept}

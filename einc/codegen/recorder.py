@@ -205,9 +205,8 @@ class Recorder:
 
         return self.record(result, (matrix, batch), pull)
 
-    def linear(self, left: Strided, right: Strided) -> Strided:
-        """A product that begins from a bias, copied to each row."""
-        result = self.product(left, right)
+    def biased(self, result: Strided) -> Strided:
+        """The product that was recorded last began from a bias, broadcast to its shape."""
         self.does(Elementwise(result.size))
         product = self.tape.pop()
 

@@ -18,6 +18,13 @@ import torch
 from torch import nn
 
 
+def _biased(bias, shape, left, right):
+    """Products of a batch of matrices, and the bias in a shape that fits them."""
+    if bias is None:
+        return torch.bmm(left, right)
+    return torch.baddbmm(bias.reshape(shape), left, right)
+
+
 class _InChunks(torch.autograd.Function):
     """A module's `products` over chunks of tokens, and its `gradients` backward.
 
@@ -31,13 +38,13 @@ class _InChunks(torch.autograd.Function):
         """(n, in) to (n, out), and behind it what backward reads of each chunk."""
         y, saved = None, []
         for rows in _chunks(module, x):
-            part, *kept = module.products(x[rows], *weights)
+            part, left, *kept = module.products(bias, x[rows], *weights)
             saved += kept if keeps else []
             y = part.new_empty(len(x), *part.shape[1:]) if y is None else y
-            if bias is None:
+            if left is None:
                 y[rows] = part
             else:
-                torch.add(part, bias.reshape(part.shape[1:]), out=y[rows])
+                torch.add(part, left.reshape(part.shape[1:]), out=y[rows])
         return y.flatten(1), *saved
 
     @staticmethod
@@ -100,8 +107,9 @@ def _chunks(module, x):
 
 def _plain(module, bias, x, *weights):
     """(n, in) to (n, out) in plain operations, all tokens at once."""
-    y = module.products(x, *weights)[0].flatten(1).contiguous()
-    return y if bias is None else y + bias.to(y.dtype)
+    y, left, *_ = module.products(bias, x, *weights)
+    y = y.flatten(1).contiguous()
+    return y if left is None else y + left.to(y.dtype)
 
 
 def _in_chunks(module, bias, *tensors):
@@ -191,8 +199,11 @@ class Blast64x96(nn.Module):
         return y
 
     @staticmethod
-    def products(x, V, S, U) -> tuple[torch.Tensor, ...]:
-        """(n, in) and weights to (n, ...), the features, and what backward reads."""
+    def products(bias, x, V, S, U) -> tuple[torch.Tensor | None, ...]:
+        """(n, in), weights and a bias to (n, ...), the features.
+
+        Beside them the bias, where it is still to be added, and what backward reads.
+        """
         # z1[j, r] = x[j, c] * V[j, c, r]: 512 multiply-adds a token
         x1 = x.reshape(-1, 4, 16).permute(1, 2, 0)  # j, c, n
         z1 = torch.bmm(V, x1)  # j, r, n
@@ -201,8 +212,8 @@ class Blast64x96(nn.Module):
         z2 = torch.bmm(S, z3)  # r, p, n
         # y[p, q] = z2[r, p] * U[p, q, r]: 768 multiply-adds a token
         z4 = z2.permute(1, 2, 0)  # p, n, r
-        y = torch.bmm(z4, U)  # p, n, q
-        return y.permute(1, 0, 2), z1, z2
+        y = _biased(bias, (4, 1, 24), z4, U)  # p, n, q
+        return y.permute(1, 0, 2), None, z1, z2
 
     @staticmethod
     def gradients(wanted, dy, x, V, S, U, z1, z2) -> tuple[torch.Tensor | None, ...]:

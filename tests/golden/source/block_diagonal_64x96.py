@@ -16,6 +16,13 @@ import torch
 from torch import nn
 
 
+def _biased(bias, shape, left, right):
+    """Products of a batch of matrices, and the bias in a shape that fits them."""
+    if bias is None:
+        return torch.bmm(left, right)
+    return torch.baddbmm(bias.reshape(shape), left, right)
+
+
 class BlockDiagonal64x96(nn.Module):
     """block_diagonal(blocks = 4), in place of nn.Linear.
 
@@ -57,16 +64,16 @@ class BlockDiagonal64x96(nn.Module):
             message = f"expected {self.in_features} features, not {x.shape[-1]}"
             raise ValueError(message)
         batch = x.shape[:-1]
-        y = self.contract(x.reshape(-1, self.in_features))
-        if self.bias is not None:
-            y = y + self.bias.to(y.dtype)
+        y = self.contract(x.reshape(-1, self.in_features), self.bias)
         return y.reshape(*batch, self.out_features)
 
-    def contract(self, x: torch.Tensor) -> torch.Tensor:
-        """(n, in_features) to (n, out_features), without the bias."""
+    def contract(
+        self, x: torch.Tensor, bias: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """(n, in_features) to (n, out_features), with a bias or without."""
         # y[g, o] = x[g, i] * W[g, i, o]: 1,536 multiply-adds a token
         x = x.reshape(-1, 4, 16).permute(1, 0, 2)  # g, n, i
-        y = torch.bmm(x, self.W)  # g, n, o
+        y = _biased(bias, (4, 1, 24), x, self.W)  # g, n, o
         y = y.permute(1, 0, 2).reshape(-1, 96)
         return y
 

@@ -19,6 +19,13 @@ import torch
 from torch import nn
 
 
+def _biased(bias, shape, left, right):
+    """Products of a batch of matrices, and the bias in a shape that fits them."""
+    if bias is None:
+        return torch.bmm(left, right)
+    return torch.baddbmm(bias.reshape(shape), left, right)
+
+
 class _InChunks(torch.autograd.Function):
     """A module's `products` over chunks of tokens, and its `gradients` backward.
 
@@ -32,13 +39,13 @@ class _InChunks(torch.autograd.Function):
         """(n, in) to (n, out), and behind it what backward reads of each chunk."""
         y, saved = None, []
         for rows in _chunks(module, x):
-            part, *kept = module.products(x[rows], *weights)
+            part, left, *kept = module.products(bias, x[rows], *weights)
             saved += kept if keeps else []
             y = part.new_empty(len(x), *part.shape[1:]) if y is None else y
-            if bias is None:
+            if left is None:
                 y[rows] = part
             else:
-                torch.add(part, bias.reshape(part.shape[1:]), out=y[rows])
+                torch.add(part, left.reshape(part.shape[1:]), out=y[rows])
         return y.flatten(1), *saved
 
     @staticmethod
@@ -101,8 +108,9 @@ def _chunks(module, x):
 
 def _plain(module, bias, x, *weights):
     """(n, in) to (n, out) in plain operations, all tokens at once."""
-    y = module.products(x, *weights)[0].flatten(1).contiguous()
-    return y if bias is None else y + bias.to(y.dtype)
+    y, left, *_ = module.products(bias, x, *weights)
+    y = y.flatten(1).contiguous()
+    return y if left is None else y + left.to(y.dtype)
 
 
 def _in_chunks(module, bias, *tensors):
@@ -178,15 +186,18 @@ class Btt64x96(nn.Module):
         return y
 
     @staticmethod
-    def products(x, A, B) -> tuple[torch.Tensor, ...]:
-        """(n, in) and weights to (n, ...), the features, and what backward reads."""
+    def products(bias, x, A, B) -> tuple[torch.Tensor | None, ...]:
+        """(n, in), weights and a bias to (n, ...), the features.
+
+        Beside them the bias, where it is still to be added, and what backward reads.
+        """
         # z[g, f, r] = x[g, a] * A[g, a, f, r]: 512 multiply-adds a token
         x1 = x.reshape(-1, 8, 8).permute(1, 2, 0)  # g, a, n
         z = torch.bmm(A, x1)  # g, f, n
         # y[f, e] = z[g, f, r] * B[f, g, r, e]: 768 multiply-adds a token
         z1 = z.permute(1, 2, 0)  # f, n, g
-        y = torch.bmm(z1, B)  # f, n, e
-        return y.permute(1, 0, 2), z
+        y = _biased(bias, (8, 1, 12), z1, B)  # f, n, e
+        return y.permute(1, 0, 2), None, z
 
     @staticmethod
     def gradients(wanted, dy, x, A, B, z) -> tuple[torch.Tensor | None, ...]:

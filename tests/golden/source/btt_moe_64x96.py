@@ -223,14 +223,14 @@ def _gradients_64x96(ctx, grad):
 
 
 _operator_forward_64x96 = _operator(
-    "experts_64x96_632176ec2ad4_forward",
+    "experts_64x96_573682d4b043_forward",
     _forward_64x96,
     _shape_64x96,
     _gradients_64x96,
     1280,
 )
 _operator_backward_64x96 = _operator(
-    "experts_64x96_632176ec2ad4_backward",
+    "experts_64x96_573682d4b043_backward",
     _backward_64x96,
     _shapes,
     _second_derivative,

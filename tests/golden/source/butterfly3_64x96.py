@@ -16,6 +16,13 @@ import torch
 from torch import nn
 
 
+def _biased(bias, shape, left, right):
+    """Products of a batch of matrices, and the bias in a shape that fits them."""
+    if bias is None:
+        return torch.bmm(left, right)
+    return torch.baddbmm(bias.reshape(shape), left, right)
+
+
 class _InChunks(torch.autograd.Function):
     """A module's `products` over chunks of tokens, and its `gradients` backward.
 
@@ -29,13 +36,13 @@ class _InChunks(torch.autograd.Function):
         """(n, in) to (n, out), and behind it what backward reads of each chunk."""
         y, saved = None, []
         for rows in _chunks(module, x):
-            part, *kept = module.products(x[rows], *weights)
+            part, left, *kept = module.products(bias, x[rows], *weights)
             saved += kept if keeps else []
             y = part.new_empty(len(x), *part.shape[1:]) if y is None else y
-            if bias is None:
+            if left is None:
                 y[rows] = part
             else:
-                torch.add(part, bias.reshape(part.shape[1:]), out=y[rows])
+                torch.add(part, left.reshape(part.shape[1:]), out=y[rows])
         return y.flatten(1), *saved
 
     @staticmethod
@@ -98,8 +105,9 @@ def _chunks(module, x):
 
 def _plain(module, bias, x, *weights):
     """(n, in) to (n, out) in plain operations, all tokens at once."""
-    y = module.products(x, *weights)[0].flatten(1).contiguous()
-    return y if bias is None else y + bias.to(y.dtype)
+    y, left, *_ = module.products(bias, x, *weights)
+    y = y.flatten(1).contiguous()
+    return y if left is None else y + left.to(y.dtype)
 
 
 def _in_chunks(module, bias, *tensors):
@@ -189,8 +197,11 @@ class Butterfly364x96(nn.Module):
         return y
 
     @staticmethod
-    def products(x, A, B, C) -> tuple[torch.Tensor, ...]:
-        """(n, in) and weights to (n, ...), the features, and what backward reads."""
+    def products(bias, x, A, B, C) -> tuple[torch.Tensor | None, ...]:
+        """(n, in), weights and a bias to (n, ...), the features.
+
+        Beside them the bias, where it is still to be added, and what backward reads.
+        """
         # z1[b, c, p] = x[a, b, c] * A[a, b, c, p]: 256 multiply-adds a token
         x1 = x.reshape(-1, 4, 16).permute(2, 1, 0)  # b*c, a, n
         z1 = torch.bmm(A, x1)  # b*c, p, n
@@ -199,8 +210,8 @@ class Butterfly364x96(nn.Module):
         z2 = torch.bmm(B, z3)  # c*p, q, n
         # y[p, q, s] = z2[c, p, q] * C[p, q, c, s]: 384 multiply-adds a token
         z4 = z2.reshape(4, 4, 6, -1).permute(1, 2, 3, 0).reshape(24, -1, 4)  # p*q, n, c
-        y = torch.bmm(z4, C)  # p*q, n, s
-        return y.permute(1, 0, 2), z1, z2
+        y = _biased(bias, (24, 1, 4), z4, C)  # p*q, n, s
+        return y.permute(1, 0, 2), None, z1, z2
 
     @staticmethod
     def gradients(wanted, dy, x, A, B, C, z1, z2) -> tuple[torch.Tensor | None, ...]:

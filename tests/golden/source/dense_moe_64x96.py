@@ -204,14 +204,14 @@ def _gradients_64x96(ctx, grad):
 
 
 _operator_forward_64x96 = _operator(
-    "experts_64x96_a81097798732_forward",
+    "experts_64x96_ead661793d20_forward",
     _forward_64x96,
     _shape_64x96,
     _gradients_64x96,
     6144,
 )
 _operator_backward_64x96 = _operator(
-    "experts_64x96_a81097798732_backward",
+    "experts_64x96_ead661793d20_backward",
     _backward_64x96,
     _shapes,
     _second_derivative,

@@ -29,13 +29,13 @@ class _InChunks(torch.autograd.Function):
         """(n, in) to (n, out), and behind it what backward reads of each chunk."""
         y, saved = None, []
         for rows in _chunks(module, x):
-            part, *kept = module.products(x[rows], *weights)
+            part, left, *kept = module.products(bias, x[rows], *weights)
             saved += kept if keeps else []
             y = part.new_empty(len(x), *part.shape[1:]) if y is None else y
-            if bias is None:
+            if left is None:
                 y[rows] = part
             else:
-                torch.add(part, bias.reshape(part.shape[1:]), out=y[rows])
+                torch.add(part, left.reshape(part.shape[1:]), out=y[rows])
         return y.flatten(1), *saved
 
     @staticmethod
@@ -98,8 +98,9 @@ def _chunks(module, x):
 
 def _plain(module, bias, x, *weights):
     """(n, in) to (n, out) in plain operations, all tokens at once."""
-    y = module.products(x, *weights)[0].flatten(1).contiguous()
-    return y if bias is None else y + bias.to(y.dtype)
+    y, left, *_ = module.products(bias, x, *weights)
+    y = y.flatten(1).contiguous()
+    return y if left is None else y + left.to(y.dtype)
 
 
 def _in_chunks(module, bias, *tensors):
@@ -177,15 +178,18 @@ class Kronecker61x98(nn.Module):
         return y
 
     @staticmethod
-    def products(x1, A, B) -> tuple[torch.Tensor, ...]:
-        """(n, in) and weights to (n, ...), the features, and what backward reads."""
+    def products(bias, x1, A, B) -> tuple[torch.Tensor | None, ...]:
+        """(n, in), weights and a bias to (n, ...), the features.
+
+        Beside them the bias, where it is still to be added, and what backward reads.
+        """
         # z[k, p] = x[j, k] * A[j, p]: 441 multiply-adds a token
         x2 = x1.reshape(-1, 7, 9)  # n, j, k
         z = torch.bmm(A.expand(len(x2), -1, -1), x2)  # n, p, k
         # y[p, q] = z[k, p] * B[k, q]: 882 multiply-adds a token
         z1 = z.reshape(-1, 9)  # n*p, k
         y = z1 @ B  # n*p, q
-        return y.reshape(-1, 98), z
+        return y.reshape(-1, 98), bias, z
 
     @staticmethod
     def gradients(wanted, dy, x1, A, B, z) -> tuple[torch.Tensor | None, ...]:

@@ -226,14 +226,14 @@ def _gradients_64x96(ctx, grad):
 
 
 _operator_forward_64x96 = _operator(
-    "experts_64x96_1bf3d832c69e_forward",
+    "experts_64x96_efe67ff57011_forward",
     _forward_64x96,
     _shape_64x96,
     _gradients_64x96,
     1280,
 )
 _operator_backward_64x96 = _operator(
-    "experts_64x96_1bf3d832c69e_backward",
+    "experts_64x96_efe67ff57011_backward",
     _backward_64x96,
     _shapes,
     _second_derivative,

@@ -227,14 +227,14 @@ def _gradients_64x96(ctx, grad):
 
 
 _operator_forward_64x96 = _operator(
-    "experts_64x96_24d65ba03951_forward",
+    "experts_64x96_0db6c183ba1f_forward",
     _forward_64x96,
     _shape_64x96,
     _gradients_64x96,
     1280,
 )
 _operator_backward_64x96 = _operator(
-    "experts_64x96_24d65ba03951_backward",
+    "experts_64x96_0db6c183ba1f_backward",
     _backward_64x96,
     _shapes,
     _second_derivative,

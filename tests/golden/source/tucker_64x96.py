@@ -32,13 +32,13 @@ class _InChunks(torch.autograd.Function):
         """(n, in) to (n, out), and behind it what backward reads of each chunk."""
         y, saved = None, []
         for rows in _chunks(module, x):
-            part, *kept = module.products(x[rows], *weights)
+            part, left, *kept = module.products(bias, x[rows], *weights)
             saved += kept if keeps else []
             y = part.new_empty(len(x), *part.shape[1:]) if y is None else y
-            if bias is None:
+            if left is None:
                 y[rows] = part
             else:
-                torch.add(part, bias.reshape(part.shape[1:]), out=y[rows])
+                torch.add(part, left.reshape(part.shape[1:]), out=y[rows])
         return y.flatten(1), *saved
 
     @staticmethod
@@ -101,8 +101,9 @@ def _chunks(module, x):
 
 def _plain(module, bias, x, *weights):
     """(n, in) to (n, out) in plain operations, all tokens at once."""
-    y = module.products(x, *weights)[0].flatten(1).contiguous()
-    return y if bias is None else y + bias.to(y.dtype)
+    y, left, *_ = module.products(bias, x, *weights)
+    y = y.flatten(1).contiguous()
+    return y if left is None else y + left.to(y.dtype)
 
 
 def _in_chunks(module, bias, *tensors):
@@ -201,8 +202,11 @@ class Tucker64x96(nn.Module):
         return y
 
     @staticmethod
-    def products(x, A, B, G, C, D) -> tuple[torch.Tensor, ...]:
-        """(n, in) and weights to (n, ...), the features, and what backward reads."""
+    def products(bias, x, A, B, G, C, D) -> tuple[torch.Tensor | None, ...]:
+        """(n, in), weights and a bias to (n, ...), the features.
+
+        Beside them the bias, where it is still to be added, and what backward reads.
+        """
         # z1[k, r] = x[j, k] * A[j, r]: 192 multiply-adds a token
         x1 = x.reshape(-1, 8, 8)  # n, j, k
         z1 = torch.bmm(A.expand(len(x1), -1, -1), x1)  # n, r, k
@@ -218,7 +222,7 @@ class Tucker64x96(nn.Module):
         # y[p, q] = z4[u, p] * D[u, q]: 288 multiply-adds a token
         z8 = z4.reshape(3, -1, 8).permute(1, 2, 0).reshape(-1, 3)  # n*p, u
         y = z8 @ D  # n*p, q
-        return y.reshape(-1, 96), z1, z2, z3, z4
+        return y.reshape(-1, 96), bias, z1, z2, z3, z4
 
     @staticmethod
     def gradients(
