@@ -22,6 +22,8 @@ FOLDER = Path(__file__).parent / "golden"
 SHAPES = {name: [(64, 96)] for name in library.NAMES}
 for padded in ("monarch", "kronecker", "blast"):
     SHAPES[padded] = [(64, 96), (61, 98)]
+for chunked in ("monarch", "kronecker", "butterfly3", "blast"):
+    SHAPES[chunked] += [(1024, 1024)]
 CASES = [(name, shape) for name, shapes in SHAPES.items() for shape in shapes]
 ALLOWED = {"torch", "typing"}
 ROUTED = {"math", "collections.abc", "torch.utils.flop_counter"}

@@ -13,7 +13,7 @@ from structures import Case, any_case
 import einc
 from einc import compiler
 from einc.api import StructuredMap
-from einc.codegen import gradients, lower, lowering
+from einc.codegen import chunks, gradients, lower, lowering
 from einc.codegen.nodes import Product
 from einc.nn.compile import module_class
 
@@ -21,6 +21,11 @@ TOKENS = 300
 """In two chunks or more, where there are chunks."""
 CHAINS = ["kronecker", "tensor_train", "tensor_train3", "monarch", "btt", "butterfly3"]
 """The first three have weights that share nothing with what else the result has."""
+
+
+@pytest.fixture(autouse=True)
+def _small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(chunks, "CACHE", 1)
 
 
 def layer_of(structure: StructuredMap, report: Any, **options: Any) -> torch.nn.Module:

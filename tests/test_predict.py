@@ -295,7 +295,7 @@ def test_products_are_those_that_torch_does(case: Case):
 
 
 def test_those_of_a_backward_by_hand():
-    """The same products, in more and smaller parts; and fewer copies."""
+    """The same products, in more and smaller parts, and in less memory."""
     found = report("monarch", 1024, 1024, 2048)
     by_hand, autograd = (
         work(compiler.module(found, backward=backward), 2048).training
@@ -306,7 +306,12 @@ def test_those_of_a_backward_by_hand():
         for one in (by_hand, autograd)
     ]
     assert macs[0] == macs[1] == 3 * 2048 * 65536
-    assert copied(by_hand) < copied(autograd)
+    assert copied(by_hand) <= copied(autograd)
+    taken = [
+        sum(size * count for size, count in one.fresh.items())
+        for one in (by_hand, autograd)
+    ]
+    assert taken[0] < taken[1]
 
 
 def test_those_of_nn_linear():

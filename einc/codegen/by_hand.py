@@ -61,9 +61,7 @@ class _InChunks(torch.autograd.Function):
         for i, rows in enumerate(chunks):
             kept = saved[each * i : each * (i + 1)]
             part, *parts = module.gradients(wanted, dy[rows], x[rows], *weights, *kept)
-            if part is not None and len(chunks) == 1:
-                dx = part.flatten(1)
-            elif part is not None:
+            if part is not None:
                 dx = part.new_empty(len(x), *part.shape[1:]) if dx is None else dx
                 dx[rows] = part
             for k, part in enumerate(parts):
@@ -101,10 +99,12 @@ def _plain(module, bias, x, *weights):
 
 
 def _in_chunks(module, bias, *tensors):
-    """The same with a backward by hand: torch.compile finds as good a one itself."""
+    """The same with a backward by hand, for more than a chunk.
+
+    Of one chunk it is not worth what it takes, and torch.compile finds as good a one.
+    """
     x, keeps = tensors[0], torch.is_grad_enabled()
-    one = not keeps and len(x) <= module.chunk
-    if torch.compiler.is_compiling() or one:
+    if torch.compiler.is_compiling() or len(x) <= module.chunk:
         return _plain(module, bias, *tensors)
     device = x.device.type
     if device != "meta" and torch.is_autocast_enabled(device):

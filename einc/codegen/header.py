@@ -27,10 +27,7 @@ def copies(
 
 
 def _listed(found: Sequence[Copy]) -> str:
-    listed = "; ".join(
-        layout_text(copy.groups) + " inside a product" * copy.inside for copy in found
-    )
-    return listed or "none"
+    return "; ".join(layout_text(copy.groups) for copy in found) or "none"
 
 
 def figures(profile: Profile) -> tuple[str, ...]:

@@ -57,13 +57,10 @@ class Tensor:
 class Copy:
     """A tensor that is written anew: its layout, and how many of the fastest dimensions
     keep their place, so that they are copied in one run.
-
-    `inside` of a matrix product, which takes no tensor in the layout that it had.
     """
 
     groups: Groups
     kept: int
-    inside: bool
 
 
 @dataclass(frozen=True)
@@ -119,12 +116,10 @@ class Layouts:
             memory = self.copied(memory, groups)
         return Tensor(Reshape(tensor.value, shape), groups, memory)
 
-    def copied(
-        self, before: tuple[Dim, ...], groups: Groups, inside: bool = False
-    ) -> tuple[Dim, ...]:
+    def copied(self, before: tuple[Dim, ...], groups: Groups) -> tuple[Dim, ...]:
         """Notes that a tensor is written anew, and returns how it then lies."""
         after = dims_of(groups)
-        self.copies.append(Copy(groups, len(kept(before, after)), inside))
+        self.copies.append(Copy(groups, len(kept(before, after))))
         return after
 
     def elementwise(self, left: Tensor, right: Tensor) -> Operands:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from einc.analysis.profile import Profile
 from einc.analysis.scaling import scales
-from einc.codegen.chunks import Backward, in_chunks
+from einc.codegen.chunks import LEAST, Backward, in_chunks
 from einc.codegen.gradients import Gradients, all_gradients, is_chain
 from einc.codegen.header import copies, figures
 from einc.codegen.lowering import Lowering, lowerings
@@ -18,10 +18,6 @@ from einc.codegen.statements import Dtype
 from einc.errors import InternalError
 from einc.plan import Plan
 from einc.sizes import Binding
-
-FEW = 64
-"""Tokens of a call up to which autograd's backward is faster: what it copies is in a cache,
-and a function in Python takes as long as that."""
 
 MOST_FORWARDS = 4
 """Forwards of which the gradients are tried."""
@@ -49,9 +45,10 @@ def lower(
     if backward != "autograd" and _pays(lowering, plan):
         found = _by_hand(lowerings(binding, plan, dtype, by_hand=True, expand=expand))
         if found is not None:
-            lowering, gradients = found
-            body, chunks = in_chunks(lowering, gradients, backward == "recompute")
-            written = gradients.layouts.copies
+            outside, inside = in_chunks(*found, backward == "recompute")
+            if lowering.tokens > inside.size:
+                body, chunks = outside, inside
+                lowering, written = found[0], found[1].layouts.copies
     arguments = ", ".join(f"{k} = {v}" for k, v in structure.arguments.items())
     return Module(
         name=class_name,
@@ -80,14 +77,14 @@ def lower(
 
 
 def _pays(lowering: Lowering, plan: Plan) -> bool:
-    """Whether a backward by hand is faster, if there is one.
+    """Whether a backward by hand is faster, if there is one and there are chunks for it.
 
-    Its chunks are written into a whole: a copy, unless the result is one anyway. That
+    Those chunks are written into a whole: a copy, unless the result is one anyway. That
     pays for a chain of single matrices only where one is expanded.
     """
-    if plan.tokens is None or plan.tokens <= FEW or not is_chain(plan):
+    if lowering.tokens <= LEAST or not is_chain(plan):
         return False
-    return lowering.writes_result or lowering.expanding > 0
+    return lowering.writes_result or lowering.expands
 
 
 def _by_hand(forwards: list[Lowering]) -> tuple[Lowering, Gradients] | None:

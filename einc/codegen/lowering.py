@@ -40,7 +40,9 @@ from einc.codegen.nodes import (
     Local,
     Normalized,
     Pad,
+    Permute,
     Product,
+    Reshape,
     Sum,
     Value,
 )
@@ -124,6 +126,7 @@ class Lowering(Statements):
         self.experts: list[Experts] = []
         self.known: dict[Key, Tensor] = {}
         self.operands: dict[Key, tuple[Tensor, Tensor]] = {}
+        self.products: dict[Value, Groups] = {}
         self.result: Tensor | None = None
         self.writes_result = False
         self.inputs = {binding.d_in: Local("x")}
@@ -356,6 +359,7 @@ class Lowering(Statements):
         named: list[Value] = []
         comment = self._comment(term, node)
         for tensor in (operands.left, operands.right):
+            tensor = self._flattened(tensor)
             root = root_of(tensor.value)
             if tensor.value != root:
                 name = self._name(root, root.name[0])
@@ -370,11 +374,28 @@ class Lowering(Statements):
         self.body.append(
             Assign(node.name, product, layout_text(operands.groups), comment)
         )
+        self.products[Local(node.name)] = operands.groups
         self.operands[node.key] = (
             replace(operands.left, value=left),
             replace(operands.right, value=right),
         )
         return Tensor(Local(node.name), operands.groups)
+
+    def _flattened(self, tensor: Tensor) -> Tensor:
+        """The same view of a product of x, by way of all of it in one dimension.
+
+        Autograd's gradient of a product that was permuted lies permuted, and the next
+        two products would copy each of its matrices. Flat, it is copied once.
+        """
+        if self.dtype != "float32" or TOKENS not in tensor.dims:
+            return tensor
+        match tensor.value:
+            case Permute(value) | Contiguous(Permute(value)) if value in self.products:
+                shape = tuple(map(self.layouts.extent, self.products[value]))
+                flat = Reshape(Reshape(value, (-1,)), shape)
+                return replace(tensor, value=_with_root(tensor.value, flat))
+            case _:
+                return tensor
 
     def _comment(self, term: TermPlan, node: Contraction) -> str:
         """What a contraction computes, and what it costs."""
@@ -388,6 +409,13 @@ class Lowering(Statements):
         if not node.holds_x:
             cost = f"{int(macs * self.tokens):,} multiply-adds a call"
         return f"{node.name}[{names_of(kept)}] = {operands}: {cost}"
+
+
+def _with_root(value: Value, root: Value) -> Value:
+    """A view of another tensor."""
+    if isinstance(value, Permute | Contiguous):
+        return replace(value, value=_with_root(value.value, root))
+    return root
 
 
 def _reads(plan: Plan) -> Counter[str]:

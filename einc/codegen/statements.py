@@ -63,12 +63,16 @@ class Statements:
         self.tokens = tokens
         self.dtype = dtype
         self.layouts = Layouts(binding)
-        self.expanding = 0.0
+        self.slower = 0.0
+        self.expands = False
 
     @property
     def cost(self) -> float:
-        """What the layouts of a call cost, in values that are copied in long runs."""
-        return self.expanding + sum(map(self._cost_of, self.layouts.copies))
+        """What the layouts of a call cost, in values that are copied in long runs.
+
+        That is what copies cost, and products that are slower than others of as many FLOPs.
+        """
+        return self.slower + sum(map(self._cost_of, self.layouts.copies))
 
     def _cost_of(self, copy: Copy) -> float:
         dims = dims_of(copy.groups)
@@ -86,6 +90,9 @@ class Statements:
     ) -> Operands:
         """(batch, rows, summed) times (batch, summed, columns); `batch` has one or none."""
         kind: Literal["matmul", "bmm"] = "bmm" if batch else "matmul"
+        if TOKENS in columns and self._size(columns) < LEAST_COLUMNS:
+            # A weight that is read for few columns, against its rows.
+            self.slower += self._size(dims_of((*batch, rows, summed)))
         first = self.operand(left, (*batch, rows, summed))
         second = self.operand(right, (*batch, summed, columns))
         return Operands(kind, first, second, (*batch, rows, columns))
@@ -126,24 +133,23 @@ class Statements:
         wider = max(self._size(columns), self._size(summed))
         values = self._size(before) * wider * width
         slow = 1.0 if width >= RUN else NARROW
-        self.expanding += values * slow * EXPANDED[self.dtype]
+        self.slower += values * slow * EXPANDED[self.dtype]
+        self.expands = True
         matrix = self.operand(weight, (columns, between))
         batch = self.operand(data, (before, between, after))
         return Operands("expanded", matrix, batch, (before, columns, after))
 
     def operand(self, tensor: Tensor, groups: Groups) -> Tensor:
-        """As an operand of a matrix product, which copies what it cannot read.
+        """As an operand of a matrix product, copied if that would not read it as it is.
 
-        A copy of the transposed matrix serves as well: the one in longer runs is made.
+        torch would copy each matrix of a batch by itself. A copy of the transposed one
+        serves as well: the one in longer runs is made.
         """
         *batch, rows, columns = groups
         ways = [self._way(tensor, g) for g in (groups, (*batch, columns, rows))]
         way = min(ways, key=lambda way: way.cost)
         if way.is_read:
             found = self.layouts.regroup(tensor, way.groups)
-        elif self.dtype == "float32" and way.groups == groups:
-            found = self.layouts.regroup(tensor, groups)
-            self.layouts.copied(found.lies, groups, inside=True)
         else:
             found = self.copy(tensor, way.groups)
         return self.layouts.regroup(found, groups)
@@ -165,7 +171,7 @@ class Statements:
             turned = dims_of((*batch, columns, rows))
             is_read = lies in (dims_of(groups), turned)
         if not is_read:
-            copies.append(Copy(groups, len(kept(lies, dims_of(groups))), inside=True))
+            copies.append(Copy(groups, len(kept(lies, dims_of(groups)))))
         return _Way(groups, is_read, sum(map(self._cost_of, copies)))
 
     def copy(self, tensor: Tensor, groups: Groups) -> Tensor:

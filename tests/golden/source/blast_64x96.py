@@ -11,7 +11,6 @@
 #
 # with blocks = 4, rank = d^(1/2).
 
-from functools import partial
 from typing import ClassVar
 
 import torch
@@ -25,107 +24,6 @@ def _biased(bias, shape, left, right):
     return torch.baddbmm(bias.reshape(shape), left, right)
 
 
-class _InChunks(torch.autograd.Function):
-    """A module's `products` over chunks of tokens, and its `gradients` backward.
-
-    Chunks stay in a CPU's cache, and the gradients are written for the layouts that
-    they find: autograd's own would copy more. Where gradients are differentiated
-    again, and under torch.func, plain operations do the same.
-    """
-
-    @staticmethod
-    def forward(module, keeps, bias, x, *weights):
-        """(n, in) to (n, out), and behind it what backward reads of each chunk."""
-        y, saved = None, []
-        for rows in _chunks(module, x):
-            part, left, *kept = module.products(bias, x[rows], *weights)
-            saved += kept if keeps else []
-            y = part.new_empty(len(x), *part.shape[1:]) if y is None else y
-            if left is None:
-                y[rows] = part
-            else:
-                torch.add(part, left.reshape(part.shape[1:]), out=y[rows])
-        return y.flatten(1), *saved
-
-    @staticmethod
-    def setup_context(ctx, inputs, output):
-        ctx.module, _, _, x, *weights = inputs
-        ctx.count, ctx.extra = 1 + len(weights), len(output) - 1
-        ctx.mark_non_differentiable(*output[1:])
-        ctx.set_materialize_grads(False)
-        ctx.save_for_backward(x, *weights, *output[1:])
-        ctx.save_for_forward(x, *weights)
-
-    @staticmethod
-    def backward(ctx, dy, *_):
-        if dy is None:
-            return (None,) * (3 + ctx.count)
-        tensors = ctx.saved_tensors
-        (x, *weights), saved = tensors[: ctx.count], tensors[ctx.count :]
-        module, wanted = ctx.module, ctx.needs_input_grad[3:]
-        dbias = dy.sum(0) if ctx.needs_input_grad[2] else None
-        if torch.is_grad_enabled():  # they will be differentiated again
-            plain = partial(_plain, module, None)
-            return None, None, dbias, *torch.func.vjp(plain, x, *weights)[1](dy)
-        chunks = _chunks(module, x)
-        each = len(saved) // len(chunks)
-        dx, totals = None, [None] * len(weights)
-        for i, rows in enumerate(chunks):
-            kept = saved[each * i : each * (i + 1)]
-            part, *parts = module.gradients(wanted, dy[rows], x[rows], *weights, *kept)
-            if part is not None and len(chunks) == 1:
-                dx = part.flatten(1)
-            elif part is not None:
-                dx = part.new_empty(len(x), *part.shape[1:]) if dx is None else dx
-                dx[rows] = part
-            for k, part in enumerate(parts):
-                totals[k] = part if totals[k] is None else totals[k].add_(part)
-        return None, None, dbias, dx if dx is None else dx.flatten(1), *totals
-
-    @staticmethod
-    def vmap(info, in_dims, module, _, *inputs):
-        return (torch.vmap(partial(_plain, module), in_dims[2:])(*inputs),), (0,)
-
-    @staticmethod
-    def jvp(ctx, _, __, of_bias, *tangents):
-        inputs = ctx.saved_tensors
-        parts = [
-            _plain(ctx.module, None, *inputs[:i], tangent, *inputs[i + 1 :])
-            for i, tangent in enumerate(tangents)
-            if tangent is not None
-        ]
-        if of_bias is not None:
-            parts.append(of_bias.expand(len(inputs[0]), -1))
-        return sum(parts[1:], parts[0]), *[None] * ctx.extra
-
-
-def _chunks(module, x):
-    """Slices of the tokens: one chunk is best where there are no caches to fill."""
-    size = module.chunk if x.device.type == "cpu" else max(len(x), 1)
-    return [slice(i, i + size) for i in range(0, max(len(x), 1), size)]
-
-
-def _plain(module, bias, x, *weights):
-    """(n, in) to (n, out) in plain operations, all tokens at once."""
-    y, left, *_ = module.products(bias, x, *weights)
-    y = y.flatten(1).contiguous()
-    return y if left is None else y + left.to(y.dtype)
-
-
-def _in_chunks(module, bias, *tensors):
-    """The same with a backward by hand: torch.compile finds as good a one itself."""
-    x, keeps = tensors[0], torch.is_grad_enabled()
-    one = not keeps and len(x) <= module.chunk
-    if torch.compiler.is_compiling() or one:
-        return _plain(module, bias, *tensors)
-    device = x.device.type
-    if device != "meta" and torch.is_autocast_enabled(device):
-        dtype = torch.get_autocast_dtype(device)
-        tensors = [t if t.dtype == torch.float64 else t.to(dtype) for t in tensors]
-        bias = bias if bias is None else bias.to(tensors[0].dtype)
-    return _InChunks.apply(module, keeps, bias, *tensors)[0]
-
-
 class Blast64x96(nn.Module):
     """blast(blocks = 4, rank = d^(1/2)), in place of nn.Linear.
 
@@ -133,13 +31,11 @@ class Blast64x96(nn.Module):
     1,408 parameters (22.92% of dense), without the bias
     2,816 FLOPs a token forward (22.92% of dense), 8,448 with backward
     order: best, planned for 4,096 tokens a call
-    copies beside the products: r, p, j inside a product; n, p*q
-    copies in backward: r, j, p inside a product; n, j*c
+    copies beside the products: r, p, j; n, p*q
     """
 
     in_features = 64
     out_features = 96
-    chunk = 4096  # tokens on a CPU
 
     # Learning rates, as multiples of that of nn.Linear with these features.
     LR_MULTIPLIERS: ClassVar = {
@@ -192,57 +88,20 @@ class Blast64x96(nn.Module):
         self, x: torch.Tensor, bias: torch.Tensor | None = None
     ) -> torch.Tensor:
         """(n, in_features) to (n, out_features), with a bias or without."""
-        V = self.V.permute(0, 2, 1)  # j, r, c
-        S = self.S.permute(2, 0, 1)  # r, p, j
-        U = self.U.permute(0, 2, 1)  # p, r, q
-        y = _in_chunks(type(self), bias, x, V, S, U)
-        return y
-
-    @staticmethod
-    def products(bias, x, V, S, U) -> tuple[torch.Tensor | None, ...]:
-        """(n, in), weights and a bias to (n, ...), the features.
-
-        Beside them the bias, where it is still to be added, and what backward reads.
-        """
         # z1[j, r] = x[j, c] * V[j, c, r]: 512 multiply-adds a token
-        x1 = x.reshape(-1, 4, 16).permute(1, 2, 0)  # j, c, n
-        z1 = torch.bmm(V, x1)  # j, r, n
+        V = self.V.permute(0, 2, 1)  # j, r, c
+        x = x.reshape(-1, 4, 16).permute(1, 2, 0)  # j, c, n
+        z1 = torch.bmm(V, x)  # j, r, n
         # z2[r, p] = z1[j, r] * S[p, j, r]: 128 multiply-adds a token
-        z3 = z1.permute(1, 0, 2)  # r, j, n
-        z2 = torch.bmm(S, z3)  # r, p, n
+        S = self.S.permute(2, 0, 1).contiguous()  # r, p, j
+        z1 = z1.reshape(-1).reshape(4, 8, -1).permute(1, 0, 2)  # r, j, n
+        z2 = torch.bmm(S, z1)  # r, p, n
         # y[p, q] = z2[r, p] * U[p, q, r]: 768 multiply-adds a token
-        z4 = z2.permute(1, 2, 0)  # p, n, r
-        y = _biased(bias, (4, 1, 24), z4, U)  # p, n, q
-        return y.permute(1, 0, 2), None, z1, z2
-
-    @staticmethod
-    def gradients(wanted, dy, x, V, S, U, z1, z2) -> tuple[torch.Tensor | None, ...]:
-        """Of x and the weights, those that are wanted, from that of y."""
-        dx = dV = dS = dU = None
-        z21 = z2.permute(1, 0, 2)  # p, r, n
-        dy1 = dy.reshape(-1, 4, 24).permute(1, 0, 2)  # p, n, q
-        if wanted[3]:
-            dU = torch.bmm(z21, dy1)  # p, r, q
-        dy2 = dy.reshape(-1, 4, 24).permute(1, 2, 0)  # p, q, n
-        if any(wanted[:3]):
-            dz2 = torch.bmm(U, dy2)  # p, r, n
-            dz21 = dz2.permute(1, 0, 2)  # r, p, n
-        z11 = z1.permute(1, 2, 0)  # r, n, j
-        if wanted[2]:
-            dS = torch.bmm(dz21, z11)  # r, p, j
-        S1 = S.permute(0, 2, 1)  # r, j, p
-        if any(wanted[:2]):
-            dz1 = torch.bmm(S1, dz21)  # r, j, n
-            dz11 = dz1.permute(1, 0, 2)  # j, r, n
-        x2 = x.reshape(-1, 4, 16).permute(1, 0, 2)  # j, n, c
-        if wanted[1]:
-            dV = torch.bmm(dz11, x2)  # j, r, c
-        if any(wanted[:2]):
-            dz12 = dz1.permute(1, 2, 0)  # j, n, r
-        if wanted[0]:
-            dx = torch.bmm(dz12, V)  # j, n, c
-            dx = dx.permute(1, 0, 2)  # n, j, c
-        return dx, dV, dS, dU
+        z2 = z2.reshape(-1).reshape(8, 4, -1).permute(1, 2, 0)  # p, n, r
+        U = self.U.permute(0, 2, 1)  # p, r, q
+        y = _biased(bias, (4, 1, 24), z2, U)  # p, n, q
+        y = y.permute(1, 0, 2).reshape(-1, 96)
+        return y
 
     def to_dense(self) -> torch.Tensor:
         """The (out_features, in_features) matrix that this is."""

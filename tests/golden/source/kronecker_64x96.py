@@ -9,112 +9,10 @@
 #       p, q ~ d_out^(1/2)
 #     }
 
-from functools import partial
 from typing import ClassVar
 
 import torch
 from torch import nn
-
-
-class _InChunks(torch.autograd.Function):
-    """A module's `products` over chunks of tokens, and its `gradients` backward.
-
-    Chunks stay in a CPU's cache, and the gradients are written for the layouts that
-    they find: autograd's own would copy more. Where gradients are differentiated
-    again, and under torch.func, plain operations do the same.
-    """
-
-    @staticmethod
-    def forward(module, keeps, bias, x, *weights):
-        """(n, in) to (n, out), and behind it what backward reads of each chunk."""
-        y, saved = None, []
-        for rows in _chunks(module, x):
-            part, left, *kept = module.products(bias, x[rows], *weights)
-            saved += kept if keeps else []
-            y = part.new_empty(len(x), *part.shape[1:]) if y is None else y
-            if left is None:
-                y[rows] = part
-            else:
-                torch.add(part, left.reshape(part.shape[1:]), out=y[rows])
-        return y.flatten(1), *saved
-
-    @staticmethod
-    def setup_context(ctx, inputs, output):
-        ctx.module, _, _, x, *weights = inputs
-        ctx.count, ctx.extra = 1 + len(weights), len(output) - 1
-        ctx.mark_non_differentiable(*output[1:])
-        ctx.set_materialize_grads(False)
-        ctx.save_for_backward(x, *weights, *output[1:])
-        ctx.save_for_forward(x, *weights)
-
-    @staticmethod
-    def backward(ctx, dy, *_):
-        if dy is None:
-            return (None,) * (3 + ctx.count)
-        tensors = ctx.saved_tensors
-        (x, *weights), saved = tensors[: ctx.count], tensors[ctx.count :]
-        module, wanted = ctx.module, ctx.needs_input_grad[3:]
-        dbias = dy.sum(0) if ctx.needs_input_grad[2] else None
-        if torch.is_grad_enabled():  # they will be differentiated again
-            plain = partial(_plain, module, None)
-            return None, None, dbias, *torch.func.vjp(plain, x, *weights)[1](dy)
-        chunks = _chunks(module, x)
-        each = len(saved) // len(chunks)
-        dx, totals = None, [None] * len(weights)
-        for i, rows in enumerate(chunks):
-            kept = saved[each * i : each * (i + 1)]
-            part, *parts = module.gradients(wanted, dy[rows], x[rows], *weights, *kept)
-            if part is not None and len(chunks) == 1:
-                dx = part.flatten(1)
-            elif part is not None:
-                dx = part.new_empty(len(x), *part.shape[1:]) if dx is None else dx
-                dx[rows] = part
-            for k, part in enumerate(parts):
-                totals[k] = part if totals[k] is None else totals[k].add_(part)
-        return None, None, dbias, dx if dx is None else dx.flatten(1), *totals
-
-    @staticmethod
-    def vmap(info, in_dims, module, _, *inputs):
-        return (torch.vmap(partial(_plain, module), in_dims[2:])(*inputs),), (0,)
-
-    @staticmethod
-    def jvp(ctx, _, __, of_bias, *tangents):
-        inputs = ctx.saved_tensors
-        parts = [
-            _plain(ctx.module, None, *inputs[:i], tangent, *inputs[i + 1 :])
-            for i, tangent in enumerate(tangents)
-            if tangent is not None
-        ]
-        if of_bias is not None:
-            parts.append(of_bias.expand(len(inputs[0]), -1))
-        return sum(parts[1:], parts[0]), *[None] * ctx.extra
-
-
-def _chunks(module, x):
-    """Slices of the tokens: one chunk is best where there are no caches to fill."""
-    size = module.chunk if x.device.type == "cpu" else max(len(x), 1)
-    return [slice(i, i + size) for i in range(0, max(len(x), 1), size)]
-
-
-def _plain(module, bias, x, *weights):
-    """(n, in) to (n, out) in plain operations, all tokens at once."""
-    y, left, *_ = module.products(bias, x, *weights)
-    y = y.flatten(1).contiguous()
-    return y if left is None else y + left.to(y.dtype)
-
-
-def _in_chunks(module, bias, *tensors):
-    """The same with a backward by hand: torch.compile finds as good a one itself."""
-    x, keeps = tensors[0], torch.is_grad_enabled()
-    one = not keeps and len(x) <= module.chunk
-    if torch.compiler.is_compiling() or one:
-        return _plain(module, bias, *tensors)
-    device = x.device.type
-    if device != "meta" and torch.is_autocast_enabled(device):
-        dtype = torch.get_autocast_dtype(device)
-        tensors = [t if t.dtype == torch.float64 else t.to(dtype) for t in tensors]
-        bias = bias if bias is None else bias.to(tensors[0].dtype)
-    return _InChunks.apply(module, keeps, bias, *tensors)[0]
 
 
 class Kronecker64x96(nn.Module):
@@ -124,13 +22,11 @@ class Kronecker64x96(nn.Module):
     160 parameters (2.60% of dense), without the bias
     2,560 FLOPs a token forward (20.83% of dense), 7,680 with backward
     order: best, planned for 4,096 tokens a call
-    copies beside the products: n, p*q
-    copies in backward: k*n, j; n, j*k
+    copies beside the products: none
     """
 
     in_features = 64
     out_features = 96
-    chunk = 4096  # tokens on a CPU
 
     # Learning rates, as multiples of that of nn.Linear with these features.
     LR_MULTIPLIERS: ClassVar = {
@@ -163,52 +59,22 @@ class Kronecker64x96(nn.Module):
             message = f"expected {self.in_features} features, not {x.shape[-1]}"
             raise ValueError(message)
         batch = x.shape[:-1]
-        y = self.contract(x.reshape(-1, self.in_features), self.bias)
+        y = self.contract(x.reshape(-1, self.in_features))
+        if self.bias is not None:
+            y = y + self.bias.to(y.dtype)
         return y.reshape(*batch, self.out_features)
 
-    def contract(
-        self, x: torch.Tensor, bias: torch.Tensor | None = None
-    ) -> torch.Tensor:
-        """(n, in_features) to (n, out_features), with a bias or without."""
-        A = self.A.permute(1, 0)  # p, j
-        y = _in_chunks(type(self), bias, x, A, self.B)
-        return y
-
-    @staticmethod
-    def products(bias, x, A, B) -> tuple[torch.Tensor | None, ...]:
-        """(n, in), weights and a bias to (n, ...), the features.
-
-        Beside them the bias, where it is still to be added, and what backward reads.
-        """
+    def contract(self, x: torch.Tensor) -> torch.Tensor:
+        """(n, in_features) to (n, out_features), without the bias."""
         # z[k, p] = x[j, k] * A[j, p]: 512 multiply-adds a token
-        x1 = x.reshape(-1, 8, 8)  # n, j, k
-        z = torch.bmm(A.expand(len(x1), -1, -1), x1)  # n, p, k
+        A = self.A.permute(1, 0)  # p, j
+        x = x.reshape(-1, 8, 8)  # n, j, k
+        z = torch.bmm(A.expand(len(x), -1, -1), x)  # n, p, k
         # y[p, q] = z[k, p] * B[k, q]: 768 multiply-adds a token
-        z1 = z.reshape(-1, 8)  # n*p, k
-        y = z1 @ B  # n*p, q
-        return y.reshape(-1, 96), bias, z
-
-    @staticmethod
-    def gradients(wanted, dy, x, A, B, z) -> tuple[torch.Tensor | None, ...]:
-        """Of x and the weights, those that are wanted, from that of y."""
-        dx = dA = dB = None
-        z2 = z.permute(2, 0, 1).reshape(8, -1)  # k, n*p
-        dy1 = dy.reshape(-1, 12)  # n*p, q
-        if wanted[2]:
-            dB = z2 @ dy1  # k, q
-        dy2 = dy.reshape(-1, 8, 12).permute(2, 0, 1).reshape(12, -1)  # q, n*p
-        if any(wanted[:2]):
-            dz = B @ dy2  # k, n*p
-            dz1 = dz.reshape(8, -1, 8).permute(2, 0, 1).reshape(8, -1)  # p, k*n
-        x2 = x.reshape(-1, 8, 8).permute(2, 0, 1).reshape(-1, 8)  # k*n, j
-        if wanted[1]:
-            dA = dz1 @ x2  # p, j
-        if any(wanted[:2]):
-            dz2 = dz.reshape(-1, 8)  # k*n, p
-        if wanted[0]:
-            dx = dz2 @ A  # k*n, j
-            dx = dx.reshape(8, -1, 8).permute(1, 2, 0)  # n, j, k
-        return dx, dA, dB
+        z = z.reshape(-1, 8)  # n*p, k
+        y = z @ self.B  # n*p, q
+        y = y.reshape(-1, 96)
+        return y
 
     def to_dense(self) -> torch.Tensor:
         """The (out_features, in_features) matrix that this is."""

@@ -9,7 +9,6 @@
 #       f, e ~ d_out^(1/2)
 #     }
 
-from functools import partial
 from typing import ClassVar
 
 import torch
@@ -23,107 +22,6 @@ def _biased(bias, shape, left, right):
     return torch.baddbmm(bias.reshape(shape), left, right)
 
 
-class _InChunks(torch.autograd.Function):
-    """A module's `products` over chunks of tokens, and its `gradients` backward.
-
-    Chunks stay in a CPU's cache, and the gradients are written for the layouts that
-    they find: autograd's own would copy more. Where gradients are differentiated
-    again, and under torch.func, plain operations do the same.
-    """
-
-    @staticmethod
-    def forward(module, keeps, bias, x, *weights):
-        """(n, in) to (n, out), and behind it what backward reads of each chunk."""
-        y, saved = None, []
-        for rows in _chunks(module, x):
-            part, left, *kept = module.products(bias, x[rows], *weights)
-            saved += kept if keeps else []
-            y = part.new_empty(len(x), *part.shape[1:]) if y is None else y
-            if left is None:
-                y[rows] = part
-            else:
-                torch.add(part, left.reshape(part.shape[1:]), out=y[rows])
-        return y.flatten(1), *saved
-
-    @staticmethod
-    def setup_context(ctx, inputs, output):
-        ctx.module, _, _, x, *weights = inputs
-        ctx.count, ctx.extra = 1 + len(weights), len(output) - 1
-        ctx.mark_non_differentiable(*output[1:])
-        ctx.set_materialize_grads(False)
-        ctx.save_for_backward(x, *weights, *output[1:])
-        ctx.save_for_forward(x, *weights)
-
-    @staticmethod
-    def backward(ctx, dy, *_):
-        if dy is None:
-            return (None,) * (3 + ctx.count)
-        tensors = ctx.saved_tensors
-        (x, *weights), saved = tensors[: ctx.count], tensors[ctx.count :]
-        module, wanted = ctx.module, ctx.needs_input_grad[3:]
-        dbias = dy.sum(0) if ctx.needs_input_grad[2] else None
-        if torch.is_grad_enabled():  # they will be differentiated again
-            plain = partial(_plain, module, None)
-            return None, None, dbias, *torch.func.vjp(plain, x, *weights)[1](dy)
-        chunks = _chunks(module, x)
-        each = len(saved) // len(chunks)
-        dx, totals = None, [None] * len(weights)
-        for i, rows in enumerate(chunks):
-            kept = saved[each * i : each * (i + 1)]
-            part, *parts = module.gradients(wanted, dy[rows], x[rows], *weights, *kept)
-            if part is not None and len(chunks) == 1:
-                dx = part.flatten(1)
-            elif part is not None:
-                dx = part.new_empty(len(x), *part.shape[1:]) if dx is None else dx
-                dx[rows] = part
-            for k, part in enumerate(parts):
-                totals[k] = part if totals[k] is None else totals[k].add_(part)
-        return None, None, dbias, dx if dx is None else dx.flatten(1), *totals
-
-    @staticmethod
-    def vmap(info, in_dims, module, _, *inputs):
-        return (torch.vmap(partial(_plain, module), in_dims[2:])(*inputs),), (0,)
-
-    @staticmethod
-    def jvp(ctx, _, __, of_bias, *tangents):
-        inputs = ctx.saved_tensors
-        parts = [
-            _plain(ctx.module, None, *inputs[:i], tangent, *inputs[i + 1 :])
-            for i, tangent in enumerate(tangents)
-            if tangent is not None
-        ]
-        if of_bias is not None:
-            parts.append(of_bias.expand(len(inputs[0]), -1))
-        return sum(parts[1:], parts[0]), *[None] * ctx.extra
-
-
-def _chunks(module, x):
-    """Slices of the tokens: one chunk is best where there are no caches to fill."""
-    size = module.chunk if x.device.type == "cpu" else max(len(x), 1)
-    return [slice(i, i + size) for i in range(0, max(len(x), 1), size)]
-
-
-def _plain(module, bias, x, *weights):
-    """(n, in) to (n, out) in plain operations, all tokens at once."""
-    y, left, *_ = module.products(bias, x, *weights)
-    y = y.flatten(1).contiguous()
-    return y if left is None else y + left.to(y.dtype)
-
-
-def _in_chunks(module, bias, *tensors):
-    """The same with a backward by hand: torch.compile finds as good a one itself."""
-    x, keeps = tensors[0], torch.is_grad_enabled()
-    one = not keeps and len(x) <= module.chunk
-    if torch.compiler.is_compiling() or one:
-        return _plain(module, bias, *tensors)
-    device = x.device.type
-    if device != "meta" and torch.is_autocast_enabled(device):
-        dtype = torch.get_autocast_dtype(device)
-        tensors = [t if t.dtype == torch.float64 else t.to(dtype) for t in tensors]
-        bias = bias if bias is None else bias.to(tensors[0].dtype)
-    return _InChunks.apply(module, keeps, bias, *tensors)[0]
-
-
 class Monarch61x98(nn.Module):
     """monarch, in place of nn.Linear.
 
@@ -133,12 +31,10 @@ class Monarch61x98(nn.Module):
     2,646 FLOPs a token forward (22.13% of dense), 7,938 with backward
     order: best, planned for 4,096 tokens a call
     copies beside the products: n, f*e
-    copies in backward: n, g*a
     """
 
     in_features = 61
     out_features = 98
-    chunk = 4096  # tokens on a CPU
 
     # Learning rates, as multiples of that of nn.Linear with these features.
     LR_MULTIPLIERS: ClassVar = {
@@ -179,46 +75,16 @@ class Monarch61x98(nn.Module):
     ) -> torch.Tensor:
         """(n, in_features) to (n, out_features), with a bias or without."""
         # 2 zeros, up to 63 features
-        x1 = nn.functional.pad(x, (0, 2))
-        A = self.A.permute(0, 2, 1)  # g, f, a
-        y = _in_chunks(type(self), bias, x1, A, self.B)
-        return y
-
-    @staticmethod
-    def products(bias, x1, A, B) -> tuple[torch.Tensor | None, ...]:
-        """(n, in), weights and a bias to (n, ...), the features.
-
-        Beside them the bias, where it is still to be added, and what backward reads.
-        """
+        x = nn.functional.pad(x, (0, 2))
         # z[g, f] = x[g, a] * A[g, a, f]: 441 multiply-adds a token
-        x2 = x1.reshape(-1, 9, 7).permute(1, 2, 0)  # g, a, n
-        z = torch.bmm(A, x2)  # g, f, n
+        A = self.A.permute(0, 2, 1)  # g, f, a
+        x = x.reshape(-1, 9, 7).permute(1, 2, 0)  # g, a, n
+        z = torch.bmm(A, x)  # g, f, n
         # y[f, e] = z[g, f] * B[f, g, e]: 882 multiply-adds a token
-        z1 = z.permute(1, 2, 0)  # f, n, g
-        y = _biased(bias, (7, 1, 14), z1, B)  # f, n, e
-        return y.permute(1, 0, 2), None, z
-
-    @staticmethod
-    def gradients(wanted, dy, x1, A, B, z) -> tuple[torch.Tensor | None, ...]:
-        """Of x and the weights, those that are wanted, from that of y."""
-        dx1 = dA = dB = None
-        z2 = z.permute(1, 0, 2)  # f, g, n
-        dy1 = dy.reshape(-1, 7, 14).permute(1, 0, 2)  # f, n, e
-        if wanted[2]:
-            dB = torch.bmm(z2, dy1)  # f, g, e
-        dy2 = dy.reshape(-1, 7, 14).permute(1, 2, 0)  # f, e, n
-        if any(wanted[:2]):
-            dz = torch.bmm(B, dy2)  # f, g, n
-            dz1 = dz.permute(1, 0, 2)  # g, f, n
-        x11 = x1.reshape(-1, 9, 7).permute(1, 0, 2)  # g, n, a
-        if wanted[1]:
-            dA = torch.bmm(dz1, x11)  # g, f, a
-        if any(wanted[:2]):
-            dz2 = dz.permute(1, 2, 0)  # g, n, f
-        if wanted[0]:
-            dx1 = torch.bmm(dz2, A)  # g, n, a
-            dx1 = dx1.permute(1, 0, 2)  # n, g, a
-        return dx1, dA, dB
+        z = z.reshape(-1).reshape(9, 7, -1).permute(1, 2, 0)  # f, n, g
+        y = _biased(bias, (7, 1, 14), z, self.B)  # f, n, e
+        y = y.permute(1, 0, 2).reshape(-1, 98)
+        return y
 
     def to_dense(self) -> torch.Tensor:
         """The (out_features, in_features) matrix that this is."""

@@ -12,112 +12,10 @@
 #
 # with rank = d^(1/4).
 
-from functools import partial
 from typing import ClassVar
 
 import torch
 from torch import nn
-
-
-class _InChunks(torch.autograd.Function):
-    """A module's `products` over chunks of tokens, and its `gradients` backward.
-
-    Chunks stay in a CPU's cache, and the gradients are written for the layouts that
-    they find: autograd's own would copy more. Where gradients are differentiated
-    again, and under torch.func, plain operations do the same.
-    """
-
-    @staticmethod
-    def forward(module, keeps, bias, x, *weights):
-        """(n, in) to (n, out), and behind it what backward reads of each chunk."""
-        y, saved = None, []
-        for rows in _chunks(module, x):
-            part, left, *kept = module.products(bias, x[rows], *weights)
-            saved += kept if keeps else []
-            y = part.new_empty(len(x), *part.shape[1:]) if y is None else y
-            if left is None:
-                y[rows] = part
-            else:
-                torch.add(part, left.reshape(part.shape[1:]), out=y[rows])
-        return y.flatten(1), *saved
-
-    @staticmethod
-    def setup_context(ctx, inputs, output):
-        ctx.module, _, _, x, *weights = inputs
-        ctx.count, ctx.extra = 1 + len(weights), len(output) - 1
-        ctx.mark_non_differentiable(*output[1:])
-        ctx.set_materialize_grads(False)
-        ctx.save_for_backward(x, *weights, *output[1:])
-        ctx.save_for_forward(x, *weights)
-
-    @staticmethod
-    def backward(ctx, dy, *_):
-        if dy is None:
-            return (None,) * (3 + ctx.count)
-        tensors = ctx.saved_tensors
-        (x, *weights), saved = tensors[: ctx.count], tensors[ctx.count :]
-        module, wanted = ctx.module, ctx.needs_input_grad[3:]
-        dbias = dy.sum(0) if ctx.needs_input_grad[2] else None
-        if torch.is_grad_enabled():  # they will be differentiated again
-            plain = partial(_plain, module, None)
-            return None, None, dbias, *torch.func.vjp(plain, x, *weights)[1](dy)
-        chunks = _chunks(module, x)
-        each = len(saved) // len(chunks)
-        dx, totals = None, [None] * len(weights)
-        for i, rows in enumerate(chunks):
-            kept = saved[each * i : each * (i + 1)]
-            part, *parts = module.gradients(wanted, dy[rows], x[rows], *weights, *kept)
-            if part is not None and len(chunks) == 1:
-                dx = part.flatten(1)
-            elif part is not None:
-                dx = part.new_empty(len(x), *part.shape[1:]) if dx is None else dx
-                dx[rows] = part
-            for k, part in enumerate(parts):
-                totals[k] = part if totals[k] is None else totals[k].add_(part)
-        return None, None, dbias, dx if dx is None else dx.flatten(1), *totals
-
-    @staticmethod
-    def vmap(info, in_dims, module, _, *inputs):
-        return (torch.vmap(partial(_plain, module), in_dims[2:])(*inputs),), (0,)
-
-    @staticmethod
-    def jvp(ctx, _, __, of_bias, *tangents):
-        inputs = ctx.saved_tensors
-        parts = [
-            _plain(ctx.module, None, *inputs[:i], tangent, *inputs[i + 1 :])
-            for i, tangent in enumerate(tangents)
-            if tangent is not None
-        ]
-        if of_bias is not None:
-            parts.append(of_bias.expand(len(inputs[0]), -1))
-        return sum(parts[1:], parts[0]), *[None] * ctx.extra
-
-
-def _chunks(module, x):
-    """Slices of the tokens: one chunk is best where there are no caches to fill."""
-    size = module.chunk if x.device.type == "cpu" else max(len(x), 1)
-    return [slice(i, i + size) for i in range(0, max(len(x), 1), size)]
-
-
-def _plain(module, bias, x, *weights):
-    """(n, in) to (n, out) in plain operations, all tokens at once."""
-    y, left, *_ = module.products(bias, x, *weights)
-    y = y.flatten(1).contiguous()
-    return y if left is None else y + left.to(y.dtype)
-
-
-def _in_chunks(module, bias, *tensors):
-    """The same with a backward by hand: torch.compile finds as good a one itself."""
-    x, keeps = tensors[0], torch.is_grad_enabled()
-    one = not keeps and len(x) <= module.chunk
-    if torch.compiler.is_compiling() or one:
-        return _plain(module, bias, *tensors)
-    device = x.device.type
-    if device != "meta" and torch.is_autocast_enabled(device):
-        dtype = torch.get_autocast_dtype(device)
-        tensors = [t if t.dtype == torch.float64 else t.to(dtype) for t in tensors]
-        bias = bias if bias is None else bias.to(tensors[0].dtype)
-    return _InChunks.apply(module, keeps, bias, *tensors)[0]
 
 
 class Tucker64x96(nn.Module):
@@ -127,13 +25,11 @@ class Tucker64x96(nn.Module):
     189 parameters (3.08% of dense), without the bias
     1,410 FLOPs a token forward (11.47% of dense), 4,230 with backward
     order: best, planned for 4,096 tokens a call
-    copies beside the products: n, p*q
-    copies in backward: k*n, j; n, j*k
+    copies beside the products: none
     """
 
     in_features = 64
     out_features = 96
-    chunk = 4096  # tokens on a CPU
 
     # Learning rates, as multiples of that of nn.Linear with these features.
     LR_MULTIPLIERS: ClassVar = {
@@ -189,89 +85,32 @@ class Tucker64x96(nn.Module):
             message = f"expected {self.in_features} features, not {x.shape[-1]}"
             raise ValueError(message)
         batch = x.shape[:-1]
-        y = self.contract(x.reshape(-1, self.in_features), self.bias)
+        y = self.contract(x.reshape(-1, self.in_features))
+        if self.bias is not None:
+            y = y + self.bias.to(y.dtype)
         return y.reshape(*batch, self.out_features)
 
-    def contract(
-        self, x: torch.Tensor, bias: torch.Tensor | None = None
-    ) -> torch.Tensor:
-        """(n, in_features) to (n, out_features), with a bias or without."""
-        A = self.A.permute(1, 0)  # r, j
-        G = self.G.permute(2, 3, 0, 1).reshape(9, 9)  # t*u, r*s
-        y = _in_chunks(type(self), bias, x, A, self.B, G, self.C, self.D)
-        return y
-
-    @staticmethod
-    def products(bias, x, A, B, G, C, D) -> tuple[torch.Tensor | None, ...]:
-        """(n, in), weights and a bias to (n, ...), the features.
-
-        Beside them the bias, where it is still to be added, and what backward reads.
-        """
+    def contract(self, x: torch.Tensor) -> torch.Tensor:
+        """(n, in_features) to (n, out_features), without the bias."""
         # z1[k, r] = x[j, k] * A[j, r]: 192 multiply-adds a token
-        x1 = x.reshape(-1, 8, 8)  # n, j, k
-        z1 = torch.bmm(A.expand(len(x1), -1, -1), x1)  # n, r, k
+        A = self.A.permute(1, 0)  # r, j
+        x = x.reshape(-1, 8, 8)  # n, j, k
+        z1 = torch.bmm(A.expand(len(x), -1, -1), x)  # n, r, k
         # z2[r, s] = z1[k, r] * B[k, s]: 72 multiply-adds a token
-        z5 = z1.reshape(-1, 8)  # n*r, k
-        z2 = z5 @ B  # n*r, s
+        z1 = z1.reshape(-1, 8)  # n*r, k
+        z2 = z1 @ self.B  # n*r, s
         # z3[t, u] = z2[r, s] * G[r, s, t, u]: 81 multiply-adds a token
-        z6 = z2.reshape(-1, 3, 3).permute(1, 2, 0).reshape(9, -1)  # r*s, n
-        z3 = G @ z6  # t*u, n
+        G = self.G.permute(2, 3, 0, 1).reshape(9, 9)  # t*u, r*s
+        z2 = z2.reshape(-1, 3, 3).permute(1, 2, 0).reshape(9, -1)  # r*s, n
+        z3 = G @ z2  # t*u, n
         # z4[u, p] = z3[t, u] * C[t, p]: 72 multiply-adds a token
-        z7 = z3.reshape(3, 3, -1).permute(1, 2, 0).reshape(-1, 3)  # u*n, t
-        z4 = z7 @ C  # u*n, p
+        z3 = z3.reshape(3, 3, -1).permute(1, 2, 0).reshape(-1, 3)  # u*n, t
+        z4 = z3 @ self.C  # u*n, p
         # y[p, q] = z4[u, p] * D[u, q]: 288 multiply-adds a token
-        z8 = z4.reshape(3, -1, 8).permute(1, 2, 0).reshape(-1, 3)  # n*p, u
-        y = z8 @ D  # n*p, q
-        return y.reshape(-1, 96), bias, z1, z2, z3, z4
-
-    @staticmethod
-    def gradients(
-        wanted, dy, x, A, B, G, C, D, z1, z2, z3, z4
-    ) -> tuple[torch.Tensor | None, ...]:
-        """Of x and the weights, those that are wanted, from that of y."""
-        dx = dA = dB = dG = dC = dD = None
-        z41 = z4.reshape(3, -1)  # u, n*p
-        dy1 = dy.reshape(-1, 12)  # n*p, q
-        if wanted[5]:
-            dD = z41 @ dy1  # u, q
-        dy2 = dy.reshape(-1, 8, 12).permute(2, 0, 1).reshape(12, -1)  # q, n*p
-        if any(wanted[:5]):
-            dz4 = D @ dy2  # u, n*p
-        z31 = z3.reshape(3, -1)  # t, u*n
-        if any(wanted[:5]):
-            dz41 = dz4.reshape(-1, 8)  # u*n, p
-        if wanted[4]:
-            dC = z31 @ dz41  # t, p
-        if any(wanted[:5]):
-            dz42 = dz4.reshape(3, -1, 8).permute(2, 0, 1).reshape(8, -1)  # p, u*n
-        if any(wanted[:4]):
-            dz3 = C @ dz42  # t, u*n
-            dz31 = dz3.reshape(9, -1)  # t*u, n
-        z21 = z2.reshape(-1, 9)  # n, r*s
-        if wanted[3]:
-            dG = dz31 @ z21  # t*u, r*s
-        if any(wanted[:4]):
-            dz32 = dz3.reshape(3, 3, -1).permute(2, 0, 1).reshape(-1, 9)  # n, t*u
-        if any(wanted[:3]):
-            dz2 = dz32 @ G  # n, r*s
-        z11 = z1.permute(2, 0, 1).reshape(8, -1)  # k, n*r
-        if any(wanted[:3]):
-            dz21 = dz2.reshape(-1, 3)  # n*r, s
-        if wanted[2]:
-            dB = z11 @ dz21  # k, s
-        if any(wanted[:3]):
-            dz22 = dz2.reshape(-1, 3, 3).permute(2, 0, 1).reshape(3, -1)  # s, n*r
-        if any(wanted[:2]):
-            dz1 = B @ dz22  # k, n*r
-            dz11 = dz1.reshape(8, -1, 3).permute(2, 0, 1).reshape(3, -1)  # r, k*n
-        x2 = x.reshape(-1, 8, 8).permute(2, 0, 1).reshape(-1, 8)  # k*n, j
-        if wanted[1]:
-            dA = dz11 @ x2  # r, j
-        A1 = A.permute(1, 0)  # j, r
-        if wanted[0]:
-            dx = A1 @ dz11  # j, k*n
-            dx = dx.reshape(8, 8, -1).permute(2, 0, 1)  # n, j, k
-        return dx, dA, dB, dG, dC, dD
+        z4 = z4.reshape(3, -1, 8).permute(1, 2, 0).reshape(-1, 3)  # n*p, u
+        y = z4 @ self.D  # n*p, q
+        y = y.reshape(-1, 96)
+        return y
 
     def to_dense(self) -> torch.Tensor:
         """The (out_features, in_features) matrix that this is."""
