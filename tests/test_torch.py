@@ -190,7 +190,7 @@ def test_multipliers_name_the_parameters(name: str, bias: bool) -> None:
 
 def test_source_is_there_for_inspect_and_tracebacks() -> None:
     generated = einc.load("btt").module_class(*SHAPE)
-    assert "torch.bmm" in inspect.getsource(generated.products)
+    assert "torch.bmm" in inspect.getsource(generated.contract)
     assert inspect.getsource(generated).startswith("class Btt48x64(nn.Module):")
     try:
         generated()(torch.randn(3, 48, dtype=torch.float64))

@@ -140,7 +140,11 @@ def _parts(value: Value) -> tuple[str, list[str], str]:
             return "_biased(", [*arguments, *factors], ")"
         case Product(kind="expanded"):
             left, right = expression(value.left), expression(value.right)
-            return "torch.bmm(", [f"{left}.expand(len({right}), -1, -1)", right], ")"
+            return (
+                "torch.bmm(",
+                [f"{left}.expand({right}.shape[0], -1, -1)", right],
+                ")",
+            )
         case Product():
             arguments = [expression(value.left), expression(value.right)]
             if value.out is not None:

@@ -182,7 +182,7 @@ class Kronecker1024x1024(nn.Module):
         """
         # z[k, p] = x[j, k] * A[j, p]: 32,768 multiply-adds a token
         x1 = x.reshape(-1, 32, 32)  # n, j, k
-        z = torch.bmm(A.expand(len(x1), -1, -1), x1)  # n, p, k
+        z = torch.bmm(A.expand(x1.shape[0], -1, -1), x1)  # n, p, k
         # y[p, q] = z[k, p] * B[k, q]: 32,768 multiply-adds a token
         z1 = z.reshape(-1, 32)  # n*p, k
         y = z1 @ B  # n*p, q

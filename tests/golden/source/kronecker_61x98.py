@@ -72,7 +72,7 @@ class Kronecker61x98(nn.Module):
         # z[k, p] = x[j, k] * A[j, p]: 441 multiply-adds a token
         A = self.A.permute(1, 0)  # p, j
         x = x.reshape(-1, 7, 9)  # n, j, k
-        z = torch.bmm(A.expand(len(x), -1, -1), x)  # n, p, k
+        z = torch.bmm(A.expand(x.shape[0], -1, -1), x)  # n, p, k
         # y[p, q] = z[k, p] * B[k, q]: 882 multiply-adds a token
         z = z.reshape(-1, 9)  # n*p, k
         y = z @ self.B  # n*p, q

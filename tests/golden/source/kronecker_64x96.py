@@ -69,7 +69,7 @@ class Kronecker64x96(nn.Module):
         # z[k, p] = x[j, k] * A[j, p]: 512 multiply-adds a token
         A = self.A.permute(1, 0)  # p, j
         x = x.reshape(-1, 8, 8)  # n, j, k
-        z = torch.bmm(A.expand(len(x), -1, -1), x)  # n, p, k
+        z = torch.bmm(A.expand(x.shape[0], -1, -1), x)  # n, p, k
         # y[p, q] = z[k, p] * B[k, q]: 768 multiply-adds a token
         z = z.reshape(-1, 8)  # n*p, k
         y = z @ self.B  # n*p, q

@@ -95,7 +95,7 @@ class Tucker64x96(nn.Module):
         # z1[k, r] = x[j, k] * A[j, r]: 192 multiply-adds a token
         A = self.A.permute(1, 0)  # r, j
         x = x.reshape(-1, 8, 8)  # n, j, k
-        z1 = torch.bmm(A.expand(len(x), -1, -1), x)  # n, r, k
+        z1 = torch.bmm(A.expand(x.shape[0], -1, -1), x)  # n, r, k
         # z2[r, s] = z1[k, r] * B[k, s]: 72 multiply-adds a token
         z1 = z1.reshape(-1, 8)  # n*r, k
         z2 = z1 @ self.B  # n*r, s
