@@ -25,12 +25,15 @@ from einc.codegen.nodes import (
     Value,
     View,
 )
-from einc.codegen.statements import Dtype, root_of
+from einc.codegen.statements import Dims, Dtype, root_of
+from einc.sizes import Binding
 
 Backward = Literal["autograd", "manual", "recompute"]
 
 CACHE = 1 << 23
 """Bytes of a chunk's tensors: a cache holds most of them, and malloc keeps them all."""
+KEPT: dict[Dtype, int] = {"float32": 1 << 19, "bfloat16": 1 << 22}
+"""Values that a chunk keeps for backward: of more, autograd's backward is the slower one."""
 LEAST = 64
 """Tokens of a chunk: in fewer, what a call costs outweighs the cache."""
 BYTES: dict[Dtype, int] = {"float32": 4, "bfloat16": 2}
@@ -136,14 +139,20 @@ def _size(forward: Products, gradients: Gradients) -> int:
 
     Or as many as take twice the memory of the weights: each chunk has gradients of those.
     """
-    binding = forward.binding
-    values = sum(binding.padded[0])
-    tensors = [tensor.dims for tensor in gradients.kept]
-    tensors += [dims_of(copy.groups) for copy in forward.layouts.copies]
-    for dims in tensors:
-        if TOKENS in dims:
-            values += math.prod(binding.size(d) for d in dims if d is not TOKENS)
+    binding, each = forward.binding, BYTES[forward.dtype]
+    copies = [dims_of(copy.groups) for copy in forward.layouts.copies]
+    kept = _values(binding, [tensor.dims for tensor in gradients.kept])
+    held = sum(binding.padded[0]) + kept + _values(binding, copies)
     factors = binding.structure.factors
     weights = sum(math.prod(binding.shape(factor.axes)) for factor in factors)
-    fitting = max(CACHE // BYTES[forward.dtype], 2 * weights) // values
-    return 1 << (max(fitting, LEAST).bit_length() - 1)
+    fitting = min(CACHE // (each * held), KEPT[forward.dtype] // kept)
+    return 1 << (max(fitting, 2 * weights // held, LEAST).bit_length() - 1)
+
+
+def _values(binding: Binding, tensors: Iterable[Dims]) -> int:
+    """Of a token, in those tensors that have tokens."""
+    return sum(
+        math.prod(binding.size(d) for d in dims if d is not TOKENS)
+        for dims in tensors
+        if TOKENS in dims
+    )

@@ -9,6 +9,7 @@
 #       p, q, s ~ d_out^(1/3)
 #     }
 
+from functools import partial
 from typing import ClassVar
 
 import torch
@@ -22,6 +23,107 @@ def _biased(bias, shape, left, right):
     return torch.baddbmm(bias.reshape(shape), left, right)
 
 
+class _InChunks(torch.autograd.Function):
+    """A module's `products` over chunks of tokens, and its `gradients` backward.
+
+    Chunks stay in a CPU's cache, and the gradients are written for the layouts that
+    they find: autograd's own would copy more. Where gradients are differentiated
+    again, and under torch.func, plain operations do the same.
+    """
+
+    @staticmethod
+    def forward(module, keeps, bias, x, *weights):
+        """(n, in) to (n, out), and behind it what backward reads of each chunk."""
+        y, saved = None, []
+        for rows in _chunks(module, x):
+            part, left, *kept = module.products(bias, x[rows], *weights)
+            saved += kept if keeps else []
+            y = part.new_empty(len(x), *part.shape[1:]) if y is None else y
+            if left is None:
+                y[rows] = part
+            else:
+                torch.add(part, left.reshape(part.shape[1:]), out=y[rows])
+        return y.flatten(1), *saved
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        ctx.module, _, _, x, *weights = inputs
+        ctx.count, ctx.extra = 1 + len(weights), len(output) - 1
+        ctx.mark_non_differentiable(*output[1:])
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(x, *weights, *output[1:])
+        ctx.save_for_forward(x, *weights)
+
+    @staticmethod
+    def backward(ctx, dy, *_):
+        if dy is None:
+            return (None,) * (3 + ctx.count)
+        tensors = ctx.saved_tensors
+        (x, *weights), saved = tensors[: ctx.count], tensors[ctx.count :]
+        module, wanted = ctx.module, ctx.needs_input_grad[3:]
+        dbias = dy.sum(0) if ctx.needs_input_grad[2] else None
+        if torch.is_grad_enabled():  # they will be differentiated again
+            plain = partial(_plain, module, None)
+            return None, None, dbias, *torch.func.vjp(plain, x, *weights)[1](dy)
+        chunks = _chunks(module, x)
+        each = len(saved) // len(chunks)
+        dx, totals = None, [None] * len(weights)
+        for i, rows in enumerate(chunks):
+            kept = saved[each * i : each * (i + 1)]
+            part, *parts = module.gradients(wanted, dy[rows], x[rows], *weights, *kept)
+            if part is not None:
+                dx = part.new_empty(len(x), *part.shape[1:]) if dx is None else dx
+                dx[rows] = part
+            for k, part in enumerate(parts):
+                totals[k] = part if totals[k] is None else totals[k].add_(part)
+        return None, None, dbias, dx if dx is None else dx.flatten(1), *totals
+
+    @staticmethod
+    def vmap(info, in_dims, module, _, *inputs):
+        return (torch.vmap(partial(_plain, module), in_dims[2:])(*inputs),), (0,)
+
+    @staticmethod
+    def jvp(ctx, _, __, of_bias, *tangents):
+        inputs = ctx.saved_tensors
+        parts = [
+            _plain(ctx.module, None, *inputs[:i], tangent, *inputs[i + 1 :])
+            for i, tangent in enumerate(tangents)
+            if tangent is not None
+        ]
+        if of_bias is not None:
+            parts.append(of_bias.expand(len(inputs[0]), -1))
+        return sum(parts[1:], parts[0]), *[None] * ctx.extra
+
+
+def _chunks(module, x):
+    """Slices of the tokens: one chunk is best where there are no caches to fill."""
+    size = module.chunk if x.device.type == "cpu" else max(len(x), 1)
+    return [slice(i, i + size) for i in range(0, max(len(x), 1), size)]
+
+
+def _plain(module, bias, x, *weights):
+    """(n, in) to (n, out) in plain operations, all tokens at once."""
+    y, left, *_ = module.products(bias, x, *weights)
+    y = y.flatten(1).contiguous()
+    return y if left is None else y + left.to(y.dtype)
+
+
+def _in_chunks(module, bias, *tensors):
+    """The same with a backward by hand, for more than a chunk.
+
+    Of one chunk it is not worth what it takes, and torch.compile finds as good a one.
+    """
+    x, keeps = tensors[0], torch.is_grad_enabled()
+    if torch.compiler.is_compiling() or len(x) <= module.chunk:
+        return _plain(module, bias, *tensors)
+    device = x.device.type
+    if device != "meta" and torch.is_autocast_enabled(device):
+        dtype = torch.get_autocast_dtype(device)
+        tensors = [t if t.dtype == torch.float64 else t.to(dtype) for t in tensors]
+        bias = bias if bias is None else bias.to(tensors[0].dtype)
+    return _InChunks.apply(module, keeps, bias, *tensors)[0]
+
+
 class Butterfly364x96(nn.Module):
     """butterfly3, in place of nn.Linear.
 
@@ -30,10 +132,12 @@ class Butterfly364x96(nn.Module):
     2,048 FLOPs a token forward (16.67% of dense), 6,144 with backward
     order: best, planned for 4,096 tokens a call
     copies beside the products: b*c, a, n; c*p, q, b; n, p*q*s
+    copies in backward: c*p, q, n; b*c, p, n; b*c, n, a; n, a*b*c
     """
 
     in_features = 64
     out_features = 96
+    chunk = 2048  # tokens on a CPU
 
     # Learning rates, as multiples of that of nn.Linear with these features.
     LR_MULTIPLIERS: ClassVar = {
@@ -86,20 +190,62 @@ class Butterfly364x96(nn.Module):
         self, x: torch.Tensor, bias: torch.Tensor | None = None
     ) -> torch.Tensor:
         """(n, in_features) to (n, out_features), with a bias or without."""
-        # z1[b, c, p] = x[a, b, c] * A[a, b, c, p]: 256 multiply-adds a token
         A = self.A.permute(1, 2, 3, 0).reshape(16, 4, 4)  # b*c, p, a
-        x = x.reshape(-1, 4, 16).permute(2, 1, 0).contiguous()  # b*c, a, n
-        z1 = torch.bmm(A, x)  # b*c, p, n
-        # z2[c, p, q] = z1[b, c, p] * B[p, b, c, q]: 384 multiply-adds a token
         B = self.B.permute(2, 0, 3, 1).reshape(16, 6, 4)  # c*p, q, b
-        z1 = z1.reshape(4, 4, 4, -1).permute(1, 2, 0, 3).reshape(16, 4, -1)  # c*p, b, n
-        z2 = torch.bmm(B, z1)  # c*p, q, n
-        # y[p, q, s] = z2[c, p, q] * C[p, q, c, s]: 384 multiply-adds a token
-        z2 = z2.reshape(4, 4, 6, -1).permute(1, 2, 3, 0).reshape(24, -1, 4)  # p*q, n, c
         C = self.C.reshape(24, 4, 4)  # p*q, c, s
-        y = _biased(bias, (24, 1, 4), z2, C)  # p*q, n, s
-        y = y.permute(1, 0, 2).reshape(-1, 96)
+        y = _in_chunks(type(self), bias, x, A, B, C)
         return y
+
+    @staticmethod
+    def products(bias, x, A, B, C) -> tuple[torch.Tensor | None, ...]:
+        """(n, in), weights and a bias to (n, ...), the features.
+
+        Beside them the bias, where it is still to be added, and what backward reads.
+        """
+        # z1[b, c, p] = x[a, b, c] * A[a, b, c, p]: 256 multiply-adds a token
+        x1 = x.reshape(-1, 4, 16).permute(2, 1, 0).contiguous()  # b*c, a, n
+        z1 = torch.bmm(A, x1)  # b*c, p, n
+        # z2[c, p, q] = z1[b, c, p] * B[p, b, c, q]: 384 multiply-adds a token
+        z3 = z1.reshape(4, 4, 4, -1).permute(1, 2, 0, 3).reshape(16, 4, -1)  # c*p, b, n
+        z2 = torch.bmm(B, z3)  # c*p, q, n
+        # y[p, q, s] = z2[c, p, q] * C[p, q, c, s]: 384 multiply-adds a token
+        z4 = z2.reshape(4, 4, 6, -1).permute(1, 2, 3, 0).reshape(24, -1, 4)  # p*q, n, c
+        y = _biased(bias, (24, 1, 4), z4, C)  # p*q, n, s
+        return y.permute(1, 0, 2), None, z1, z2
+
+    @staticmethod
+    def gradients(wanted, dy, x, A, B, C, z1, z2) -> tuple[torch.Tensor | None, ...]:
+        """Of x and the weights, those that are wanted, from that of y."""
+        dx = dA = dB = dC = None
+        # z21: p*q, c, n
+        z21 = z2.reshape(4, 4, 6, -1).permute(1, 2, 0, 3).reshape(24, 4, -1)
+        dy1 = dy.reshape(-1, 24, 4).permute(1, 0, 2)  # p*q, n, s
+        if wanted[3]:
+            dC = torch.bmm(z21, dy1)  # p*q, c, s
+        dy2 = dy.reshape(-1, 24, 4).permute(1, 2, 0)  # p*q, s, n
+        if any(wanted[:3]):
+            dz2 = torch.bmm(C, dy2)  # p*q, c, n
+            # dz21: c*p, q, n
+            dz21 = dz2.reshape(4, 6, 4, -1).permute(2, 0, 1, 3).reshape(16, 6, -1)
+        # z11: c*p, n, b
+        z11 = z1.reshape(4, 4, 4, -1).permute(1, 2, 3, 0).reshape(16, -1, 4)
+        if wanted[2]:
+            dB = torch.bmm(dz21, z11)  # c*p, q, b
+        B1 = B.permute(0, 2, 1)  # c*p, b, q
+        if any(wanted[:2]):
+            dz1 = torch.bmm(B1, dz21)  # c*p, b, n
+        if wanted[1]:
+            x2 = x.reshape(-1, 4, 16).permute(2, 0, 1).contiguous()  # b*c, n, a
+        if any(wanted[:2]):
+            # dz11: b*c, p, n
+            dz11 = dz1.reshape(4, 4, 4, -1).permute(2, 0, 1, 3).reshape(16, 4, -1)
+        if wanted[1]:
+            dA = torch.bmm(dz11, x2)  # b*c, p, a
+        A1 = A.permute(0, 2, 1)  # b*c, a, p
+        if wanted[0]:
+            dx = torch.bmm(A1, dz11)  # b*c, a, n
+            dx = dx.permute(2, 1, 0)  # n, a, b*c
+        return dx, dA, dB, dC
 
     def to_dense(self) -> torch.Tensor:
         """The (out_features, in_features) matrix that this is."""
