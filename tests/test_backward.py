@@ -292,7 +292,7 @@ def test_the_compiler_sees_plain_operations():
 def test_few_tokens_have_autograds():
     """What a function in Python takes is more than what one chunk gains by it."""
     btt = einc.load("btt", rank=4)
-    for tokens, by_hand in ((1, False), (64, False), (256, False), (257, True)):
+    for tokens, by_hand in ((1, False), (64, False), (128, False), (129, True)):
         report = btt.analyze(1024, 1024, tokens=tokens, certify=False)
         assert (compiler.module(report).chunks is not None) == by_hand
 
