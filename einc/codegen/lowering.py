@@ -163,25 +163,23 @@ class Lowering(Statements):
         What is routed adds it in place, and where y is cut or summed it is a pass.
         """
         (term,), ((_, padded_out),) = self.plan.terms, self.binding.padded
-        place = max(
-            (i for i, a in enumerate(self.body) if isinstance(a.value, Product)),
-            default=0,
-        )
-        product = self.body[place].value
         groups = self.known[term.root.key].groups
         features = tuple(d for group in groups for d in group if d is not TOKENS)
-        if (
-            not isinstance(product, Product)
-            or product.kind not in ("matmul", "bmm", "expanded")
-            or self.body[place].target != term.root.name
-            or padded_out != self.binding.d_out
-            or features != self.layouts.big(term.network.term.output)
-            or (TOKENS,) not in groups
-            or (product.kind == "matmul" and groups[0] != (TOKENS,))
-        ):
+        whole = padded_out == self.binding.d_out
+        ordered = features == self.layouts.big(term.network.term.output)
+        if not (whole and ordered and (TOKENS,) in groups):
             return
         shape = tuple(1 if g == (TOKENS,) else self.layouts.extent(g) for g in groups)
-        self.body[place] = replace(self.body[place], value=replace(product, bias=shape))
+        rows = groups[0] == (TOKENS,)
+        for place, statement in enumerate(self.body):
+            product = statement.value
+            if statement.target != term.root.name or not isinstance(product, Product):
+                continue
+            if product.kind in ("bmm", "expanded") or (
+                product.kind == "matmul" and rows
+            ):
+                biased = replace(product, bias=shape)
+                self.body[place] = replace(statement, value=biased)
 
     def _term(self, term: TermPlan, padded: tuple[int, int]) -> Value:
         """The value of one term: (n, out_features)."""
