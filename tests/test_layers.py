@@ -35,6 +35,7 @@ codegen.statements
 codegen.fusion codegen.triton codegen.operations
 codegen.experts codegen.routed codegen.header codegen.gradients codegen.by_hand
 codegen.chunks
+codegen.orientations
 codegen.lowering
 codegen.lower codegen.emit
 specs

@@ -12,10 +12,9 @@ in `experts`.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from itertools import groupby
-from itertools import product as every
 
 from einc.analysis.counts import step_macs
 from einc.analysis.profile import number
@@ -46,12 +45,10 @@ from einc.codegen.nodes import (
     Sum,
     Value,
 )
+from einc.codegen.orientations import orientations
 from einc.codegen.statements import Dtype, Orientation, Statements, fresh, root_of
 from einc.plan import Contraction, Key, Leaf, Node, Plan, TermPlan
 from einc.sizes import Binding
-
-MOST_WAYS = 256
-"""Ways to orient products, all together, that are tried."""
 
 
 def lowerings(
@@ -65,34 +62,9 @@ def lowerings(
     sizes = scales(binding)
     found = [
         Lowering(binding, plan, sizes, dtype, oriented, by_hand)
-        for oriented in _orientations(plan, expand)
+        for oriented in orientations(plan, expand)
     ]
     return sorted(found, key=lambda each: (each.cost, not each.writes_result))
-
-
-def _orientations(plan: Plan, expand: bool) -> Iterator[dict[Key, Orientation]]:
-    """Orientations of the products of x; with few that are not plain first."""
-    products = {
-        step.key: step
-        for term, step in plan.steps
-        if step.holds_x and step not in term.expert_steps
-    }
-    choices: list[tuple[Orientation, ...]] = []
-    ways = 1
-    for step in products.values():
-        found = _orientations_of(step, expand)
-        ways *= len(found)
-        choices.append(found if ways <= MOST_WAYS else ("plain",))
-    for chosen in sorted(every(*choices), key=lambda each: -each.count("plain")):
-        yield dict(zip(products, chosen, strict=True))
-
-
-def _orientations_of(step: Contraction, expand: bool) -> tuple[Orientation, ...]:
-    """Only a weight is expanded that shares no dimension of the result with the data."""
-    data, weight = step.x_first
-    shared = set(data.kept) & set(weight.kept) & set(step.kept)
-    single = expand and not shared
-    return ("plain", "turned", "expanded") if single else ("plain", "turned")
 
 
 class Lowering(Statements):
