@@ -115,22 +115,6 @@ def _in_chunks(module, bias, *tensors):
 '''
 
 
-BIASED = '''\
-def _biased(bias, shape, left, right):
-    """Products of a batch of matrices, and the bias in a shape that fits them."""
-    if bias is None:
-        return torch.bmm(left, right)
-    return torch.baddbmm(bias.reshape(shape), left, right)
-'''
-
-
-def biased(out: Writer) -> None:
-    """What adds a bias within a batched product, for all modules of a file."""
-    out.line()
-    out.line()
-    out.lines_of(BIASED)
-
-
 def helpers(out: Writer) -> None:
     """What all modules of a file use, after the imports."""
     out.line()

@@ -33,7 +33,10 @@ Backward = Literal["autograd", "manual", "recompute"]
 CACHE = 1 << 23
 """Bytes of a chunk's tensors: a cache holds most of them, and malloc keeps them all."""
 KEPT: dict[Dtype, int] = {"float32": 1 << 19, "bfloat16": 1 << 22}
-"""Values that a chunk keeps for backward: of more, autograd's backward is the slower one."""
+"""Values that a chunk keeps for backward: of more, autograd's backward is the slower one.
+
+In bfloat16 shorter chunks lose more than that gains.
+"""
 LEAST = 64
 """Tokens of a chunk: in fewer, what a call costs outweighs the cache."""
 BYTES: dict[Dtype, int] = {"float32": 4, "bfloat16": 2}

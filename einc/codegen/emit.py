@@ -31,6 +31,14 @@ import torch
 from torch import nn
 """
 
+BIASED = '''\
+def _biased(bias, shape, left, right):
+    """Products of a batch of matrices, and the bias in a shape that fits them."""
+    if bias is None:
+        return torch.bmm(left, right)
+    return torch.baddbmm(bias.reshape(shape), left, right)
+'''
+
 
 def emit(structure: Structure, modules: Sequence[Module]) -> str:
     """The source of a file with one class for each of `modules`."""
@@ -48,7 +56,9 @@ def emit(structure: Structure, modules: Sequence[Module]) -> str:
     if has_kernel:
         triton.helpers(out)
     if any(_is_biased(s.value) for module in modules for s in module.statements):
-        by_hand.biased(out)
+        out.line()
+        out.line()
+        out.lines_of(BIASED)
     if in_chunks:
         by_hand.helpers(out)
     for module in modules:

@@ -146,9 +146,10 @@ def _sums(step: Contraction, left: Tensor, right: Tensor) -> bool:
 class Gradients(Statements):
     """The statements of `gradients`, for the arguments x and weights.
 
-    The gradients of the products' data are computed as `oriented` says. Where they are `ordered`, what the product before sums comes first in them:
-    the weight may be copied for that, and the gradient need not be. `as_data`, gradients
-    are brought into the order of the data rather than the other way round.
+    The gradients of the products' data are computed as `oriented` says. Where they are
+    `ordered`, what the product before sums comes first in them: the weight may be copied
+    for that, and the gradient need not be. `as_data`, gradients are brought into the
+    order of the data rather than the other way round.
     """
 
     def __init__(
