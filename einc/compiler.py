@@ -17,10 +17,12 @@ from einc.analysis.certificate import Watch, certified, no_watch
 from einc.analysis.profile import Profile, profile
 from einc.analysis.why import Reasons, reasons
 from einc.codegen import names
+from einc.codegen.chain import native_chain
 from einc.codegen.chunks import Backward
 from einc.codegen.emit import emit
 from einc.codegen.fusion import fused
 from einc.codegen.lower import lower
+from einc.codegen.native import native
 from einc.codegen.nodes import Module
 from einc.codegen.statements import Dtype
 from einc.errors import UsageError
@@ -36,7 +38,7 @@ DEFAULT_TOKENS = 4096
 MAX_TOKENS = (1 << 31) - 1
 
 Arguments = Mapping[str, Fraction]
-Kernels = Literal["torch", "triton"]
+Kernels = Literal["torch", "triton", "native"]
 
 
 def load(spec: str, arguments: Arguments | None = None, route: str = "") -> Structure:
@@ -126,7 +128,8 @@ def module(
     Its layouts are chosen for `dtype`; it computes in any. `backward` is by hand where
     that pays, with or without keeping intermediates, or autograd's. Where `expand`, a
     weight may be multiplied with many small matrices as they lie. With the kernels of
-    "triton" it has a fused one for GPUs: `UsageError` where the structure has none.
+    "triton" it has a fused one for GPUs, with "native" one in C for CPUs: `UsageError`
+    where the structure has none.
     """
     if report.figures is None:
         raise UsageError(f"structure `{report.name}` needs features to generate code")
@@ -134,16 +137,24 @@ def module(
     name = class_name or names.class_name(report.name, binding.d_in, binding.d_out)
     name = names.check_class_name(name)
     lowered = lower(report, name, dtype, backward, expand)
-    if kernels == "torch":
-        return lowered
-    kernel = fused(report)
-    if kernel is None:
-        raise UsageError(
-            f"there is no fused kernel for `{report.name}` at {binding.d_in} x "
-            f"{binding.d_out}: it takes two contractions with sides up to 128, as "
-            "Monarch and Block Tensor-Train have"
-        )
-    return replace(lowered, fused=kernel)
+    where = f"for `{report.name}` at {binding.d_in} x {binding.d_out}"
+    if kernels == "triton":
+        kernel = fused(report)
+        if kernel is None:
+            raise UsageError(
+                f"there is no fused kernel {where}: it takes two contractions with sides "
+                "up to 128, as Monarch and Block Tensor-Train have"
+            )
+        return replace(lowered, fused=kernel)
+    if kernels == "native":
+        chain = native_chain(report)
+        if chain is None:
+            raise UsageError(
+                f"there is no native kernel {where}: it takes two factors and more, each "
+                "multiplied with x in turn, in one term"
+            )
+        return replace(lowered, native=native(chain))
+    return lowered
 
 
 def source(structure: Structure, modules: Sequence[Module]) -> str:

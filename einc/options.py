@@ -213,10 +213,11 @@ def check_device(device: Device) -> None:
 
 
 class KernelsName(StrEnum):
-    """What computes the contractions on a GPU."""
+    """What computes the contractions."""
 
     torch = "torch"
     triton = "triton"
+    native = "native"
 
 
 PlannedDtype = Annotated[
@@ -225,7 +226,10 @@ PlannedDtype = Annotated[
 
 Kernels = Annotated[
     KernelsName,
-    typer.Option("--kernels", help="triton adds a fused kernel for NVIDIA GPUs"),
+    typer.Option(
+        "--kernels",
+        help="triton adds a fused kernel for NVIDIA GPUs, native one in C for CPUs",
+    ),
 ]
 ClassName = Annotated[
     str, typer.Option("--class-name", metavar="NAME", help="the class's name")

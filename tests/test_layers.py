@@ -29,10 +29,14 @@ analysis.rank
 analysis.certificate analysis.why
 analysis.profile
 codegen.nodes codegen.names codegen.writer codegen.runtime
-codegen.tiles codegen.triton_runtime codegen.strided
+codegen.tiles codegen.triton_runtime codegen.native_runtime codegen.kernel_runtime
+codegen.strided
 codegen.layout codegen.lines codegen.recorder
+codegen.loops
+codegen.chain
+codegen.c_source
 codegen.statements
-codegen.fusion codegen.triton codegen.operations
+codegen.fusion codegen.triton codegen.native codegen.operations
 codegen.experts codegen.routed codegen.header codegen.gradients codegen.by_hand
 codegen.chunks
 codegen.orientations

@@ -5,7 +5,7 @@ In: `Chunks`. Out: lines. What is the same in all files is text.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from itertools import groupby
 
 from einc.codegen.lines import assign, expression
@@ -147,7 +147,7 @@ def methods(out: Writer, chunks: Chunks) -> None:
     out.call("def gradients(", arguments, f") -> {result}:")
     with out.indented():
         out.line('"""Of x and the weights, those that are wanted, from that of y."""')
-        out.line(f"{' = '.join(chunks.names)} = None")
+        _unknown(out, chunks.names)
         for statement in chunks.again:
             assign(out, statement)
         last = len(chunks.arguments) - 1
@@ -157,7 +157,18 @@ def methods(out: Writer, chunks: Chunks) -> None:
             else:
                 with out.block(f"if {_condition(chunks.wanted, first, to)}:"):
                     _statements(out, group)
-        out.line(f"return {', '.join(chunks.names)}")
+        found = f"return {', '.join(chunks.names)}"
+        if out.fits(found):
+            out.line(found)
+        else:
+            out.literal("return (", chunks.names, ")")
+
+
+def _unknown(out: Writer, names: Sequence[str]) -> None:
+    """All gradients as None, until they are found."""
+    line = f"{' = '.join(names)} = None"
+    for text in [line] if out.fits(line) else [f"{name} = None" for name in names]:
+        out.line(text)
 
 
 def _guard(statement: Guarded) -> tuple[int, int]:

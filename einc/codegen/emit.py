@@ -11,7 +11,15 @@ from collections.abc import Sequence
 from fractions import Fraction
 
 from einc import __version__
-from einc.codegen import by_hand, routed, runtime, triton, triton_runtime
+from einc.codegen import (
+    by_hand,
+    native,
+    native_runtime,
+    routed,
+    runtime,
+    triton,
+    triton_runtime,
+)
 from einc.codegen.lines import assign
 from einc.codegen.nodes import (
     Module,
@@ -46,15 +54,19 @@ def emit(structure: Structure, modules: Sequence[Module]) -> str:
     _header(out, structure)
     is_routed = any(module.experts for module in modules)
     in_chunks = any(module.chunks for module in modules)
-    has_kernel = any(module.fused for module in modules)
+    has_triton = any(module.fused for module in modules)
+    has_native = any(module.native for module in modules)
     if is_routed:
         routed.helpers(out, modules)
     else:
         partial = "from functools import partial\n" * in_chunks
-        imports = triton_runtime.IMPORTS if has_kernel else IMPORTS
+        imports = triton_runtime.IMPORTS if has_triton else IMPORTS
+        imports = native_runtime.IMPORTS if has_native else imports
         out.lines_of(imports.format(partial=partial))
-    if has_kernel:
+    if has_triton:
         triton.helpers(out)
+    if has_native:
+        native.helpers(out)
     if any(_is_biased(s.value) for module in modules for s in module.statements):
         out.line()
         out.line()
@@ -62,6 +74,8 @@ def emit(structure: Structure, modules: Sequence[Module]) -> str:
     if in_chunks:
         by_hand.helpers(out)
     for module in modules:
+        if module.native is not None:
+            native.source_of(out, module)
         out.line()
         out.line()
         _class(out, module)
@@ -98,6 +112,8 @@ def _class(out: Writer, module: Module) -> None:
             by_hand.attributes(out, module.chunks)
         if module.fused is not None:
             triton.attributes(out, module.fused)
+        if module.native is not None:
+            native.attributes(out, module)
         out.line()
         _multipliers(out, module)
         out.line()
@@ -256,6 +272,8 @@ def _contract(out: Writer, module: Module) -> None:
             assign(out, statement)
         if module.fused is not None:
             triton.call(out, module.fused, module.biased)
+        if module.native is not None:
+            native.call(out, module)
         for statement in module.body[len(weights) :]:
             assign(out, statement)
         out.line("return y")

@@ -304,6 +304,27 @@ class Fused:
 
 
 @dataclass(frozen=True)
+class Native:
+    """Products of x with one of the `weights` each as one call of a kernel in C.
+
+    `source` is what this structure has of it, `equation` the same for an einsum whose
+    operands have these `shapes`, x and y for one token; `multiplies` are the
+    multiply-adds of each product for a token. The call takes `x`, of at least `least`
+    tokens, and `result` is what is left of its y.
+    """
+
+    source: str
+    text: str
+    equation: str
+    shapes: tuple[tuple[int, ...], ...]
+    multiplies: tuple[int, ...]
+    least: int
+    x: Value
+    weights: tuple[Value, ...]
+    result: Value
+
+
+@dataclass(frozen=True)
 class Module:
     """One class of a generated file; `body` ends with y assigned.
 
@@ -321,6 +342,7 @@ class Module:
     experts: tuple[Experts, ...] = ()
     chunks: Chunks | None = None
     fused: Fused | None = None
+    native: Native | None = None
 
     @property
     def biased(self) -> bool:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 
-from einc.codegen import triton_runtime
+from einc.codegen import kernel_runtime, triton_runtime
 from einc.codegen.lines import assign, expression
 from einc.codegen.nodes import Assign, Attribute, Fused, Local
 from einc.codegen.writer import Writer
@@ -17,7 +17,12 @@ from einc.codegen.writer import Writer
 
 def helpers(out: Writer) -> None:
     """What all classes of a file share: the kernel, its operator, when it is used."""
-    blocks = (triton_runtime.KERNEL, triton_runtime.OPERATOR, triton_runtime.USE)
+    blocks = (
+        triton_runtime.KERNEL,
+        triton_runtime.OPERATOR,
+        kernel_runtime.CHECKS,
+        triton_runtime.USE,
+    )
     # Another version of einc may write another kernel.
     digest = hashlib.sha256("".join(blocks).encode()).hexdigest()[:12]
     for block in blocks:

@@ -1,0 +1,297 @@
+"""The C of a chain of products: `forward` and `backward`, a function a product.
+
+In: a `Chain`. Out: text to be put behind the tiles of `native_runtime`. Nothing of a spec
+is in it but sizes, and names in comments.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+from einc.codegen.chain import Chain, Product, Side
+from einc.codegen.layout import Dim, layout_text
+from einc.codegen.loops import Loop, Loops
+from einc.codegen.writer import Writer
+
+CACHE = 1 << 18
+"""Bytes of what the products take and give: they stay in a core's own cache."""
+BLOCKS = (12, 48)
+"""The least and the most tokens that go through all products at a time."""
+
+LARGE = 1 << 15
+"""Values of a weight that are worth threads to copy."""
+
+Sizes = Mapping[Dim, int]
+Buffers = Mapping[str, Side]
+"""What a block of tokens has, by its name in C."""
+
+
+def c_source(chain: Chain) -> str:
+    """`forward` and `backward` of a chain in C."""
+    out = Writer()
+    for i, product in enumerate(chain.products):
+        taken, given = chain.sides[i : i + 2]
+        dtaken, dgiven = chain.back[i : i + 2]
+        weight = product.weight.name
+        pair = (dgiven, taken) if product.turned else (taken, dgiven)
+        _product(out, f"forward_{i}", product.forward, weight, taken, given)
+        _product(out, f"backward_{i}", product.backward, weight, dgiven, dtaken)
+        _gradient(out, f"gradient_{i}", product.gradient, weight, *pair)
+        _weights(
+            out, i, product, {axis: chain.binding.size(axis) for axis in product.axes}
+        )
+    _forward(out, chain)
+    out.line()
+    _backward(out, chain)
+    return out.text
+
+
+def _product(
+    out: Writer, name: str, loops: Loops, weight: str, taken: Side, given: Side
+) -> None:
+    weight = f"{weight}{_dims(loops.free)}"
+    out.line(f"/* {_dims(given.axes)} = {_dims(taken.axes)} * {weight}, by token */")
+    added = " || ".join(f"i{k}" for k in loops.added) or "0"
+    _function(out, name, loops, added)
+
+
+def _gradient(
+    out: Writer, name: str, loops: Loops, weight: str, left: Side, right: Side
+) -> None:
+    result = f"d{weight}{_dims(loops.free)}"
+    out.line(f"/* {result} += {_dims(left.axes)} * {_dims(right.axes)}, over tokens */")
+    _function(out, name, loops, "1")
+
+
+def _dims(dims: Iterable[Dim]) -> str:
+    return f"[{layout_text(tuple((dim,) for dim in dims))}]"
+
+
+def _function(out: Writer, name: str, loops: Loops, added: str) -> None:
+    """Loops around `multiply`, for n tokens."""
+    out.line(f"static void {name}(")
+    out.line("    long n, const float *left, const float *right, float *out)")
+    out.line("{")
+    depth = out.indent
+    for k, loop in enumerate(loops.outer):
+        out.indent += "    "
+        comment = f"/* {layout_text((loop.dims,))} */"
+        out.line(f"for (long i{k} = 0; i{k} < {loop.size}; i{k}++) {comment}")
+    out.indent += "    "
+    out.line("multiply((Product){")
+    with out.indented():
+        _fields(out, loops, added)
+    out.line("});")
+    out.indent = depth
+    out.line("}")
+    out.line()
+
+
+def _fields(out: Writer, loops: Loops, added: str) -> None:
+    rows, summed, columns, lanes = parts = (
+        loops.rows,
+        loops.summed,
+        loops.columns,
+        loops.lanes,
+    )
+    for field, loop in zip(("rows", "sum", "columns", "lanes"), parts, strict=True):
+        size = "n" if loop.of_tokens else str(loop.size)
+        comment = f" /* {layout_text((loop.dims,))} */" * bool(loop.dims)
+        out.line(f".{field} = {size},{comment}")
+    roles = (
+        ("left", (("row", rows), ("sum", summed), ("lane", lanes))),
+        ("right", (("sum", summed), ("column", columns), ("lane", lanes))),
+        ("out", (("row", rows), ("column", columns), ("lane", lanes))),
+    )
+    for place, (name, steps) in enumerate(roles):
+        out.line(f".{name} = {_start(name, loops.outer, place)},")
+        fields = [f".{name}_{role} = {loop.steps[place]}" for role, loop in steps]
+        out.line(f"{', '.join(fields)},")
+    out.line(f".add = {added},")
+
+
+def _start(name: str, outer: Sequence[Loop], place: int) -> str:
+    steps = [loop.steps[place] for loop in outer]
+    return " + ".join([name, *(f"{s} * i{k}" for k, s in enumerate(steps) if s)])
+
+
+def _weights(out: Writer, i: int, product: Product, sizes: Sizes) -> None:
+    """What puts a weight into the orders of the loops, and its gradient out of them."""
+    name, natural = product.weight.name, product.axes
+    for direction, loops in (
+        ("forward", product.forward),
+        ("backward", product.backward),
+    ):
+        if loops.free == natural:
+            continue
+        out.line(f"/* {name}{_dims(natural)} to {_dims(loops.free)} */")
+        out.line(f"static void {direction}_weight_{i}(")
+        out.line("    long threads, const float *from, float *to)")
+        with _braces(out), _each_value(out, loops.free, sizes):
+            places = _place(loops.free, loops.free, sizes)
+            out.line(f"to[{places}] = from[{_place(natural, loops.free, sizes)}];")
+        out.line()
+    free = product.gradient.free
+    out.line(f"/* d{name}{_dims(natural)} from the sums of all parts, {_dims(free)} */")
+    out.line(f"static void add_up_{i}(")
+    out.line("    long threads, long parts, long size, const float *sums, float *to)")
+    with _braces(out), _each_value(out, free, sizes), _braces(out):
+        out.line(f"const float *own = sums + {_place(free, free, sizes)};")
+        out.line("float sum = 0;")
+        out.line("for (long part = 0; part < parts; part++)")
+        out.line("    sum += own[part * size];")
+        out.line(f"to[{_place(natural, free, sizes)}] = sum;")
+    out.line()
+
+
+@contextmanager
+def _each_value(out: Writer, dims: Sequence[Dim], sizes: Sizes) -> Iterator[None]:
+    """Loops over a weight, in threads where it is large."""
+    if math.prod(sizes[dim] for dim in dims) >= LARGE:
+        out.line("#pragma omp parallel for num_threads(threads)")
+    depth = out.indent
+    for k, dim in enumerate(dims):
+        out.line(f"for (long i{k} = 0; i{k} < {sizes[dim]}; i{k}++)")
+        out.indent += "    "
+    yield
+    out.indent = depth
+
+
+def _place(lies: Sequence[Dim], loops: Sequence[Dim], sizes: Sizes) -> str:
+    """Where a value is in a weight that lies so, in loops over `loops`."""
+    step, parts = 1, []
+    for dim in reversed(lies):
+        parts.append(f"i{loops.index(dim)} * {step}")
+        step *= sizes[dim]
+    return " + ".join(reversed(parts))
+
+
+def _ordered(
+    out: Writer, products: Sequence[Product], direction: str, letter: str
+) -> list[str]:
+    """Pointers to the weights as the loops have them; returns those to be freed."""
+    made = []
+    for i, product in enumerate(products):
+        loops = product.forward if direction == "forward" else product.backward
+        if loops.free == product.axes:
+            out.line(f"const float *{letter}{i} = weights[{i}];")
+        else:
+            made.append(f"{letter}{i}")
+            out.line(f"float *{letter}{i} = malloc({product.size} * sizeof(float));")
+            out.line(f"{direction}_weight_{i}(threads, weights[{i}], {letter}{i});")
+    return made
+
+
+def _forward(out: Writer, chain: Chain) -> None:
+    *taken, y = chain.sides
+    last = len(taken) - 1
+    out.line("void forward(")
+    out.line("    long n, long threads, const float *x, const float *const *weights,")
+    out.line("    const float *bias, float *y)")
+    with _braces(out):
+        made = _ordered(out, chain.products, "forward", "w")
+        with _each_block(out, chain, {f"z{i}": side for i, side in enumerate(taken)}):
+            _copy(out, "x", "z0", taken[0])
+            for i in range(last):
+                out.line(f"forward_{i}(m, z{i}, w{i}, z{i + 1});")
+            out.line(f"forward_{last}(m, z{last}, w{last}, y + at * {y.row});")
+            out.line("for (long i = at; bias && i < at + m; i++)")
+            out.line(f"    for (long j = 0; j < {y.row}; j++)")
+            out.line(f"        y[i * {y.row} + j] += bias[j];")
+        for name in made:
+            out.line(f"free({name});")
+
+
+def _backward(out: Writer, chain: Chain) -> None:
+    *taken, _ = chain.sides
+    dx, *given = chain.back
+    last = len(taken) - 1
+    starts = [sum(chain.sizes[:i]) for i in range(last + 1)]
+    out.line("void backward(")
+    out.line("    long n, long threads, const float *x, const float *const *weights,")
+    out.line("    const float *dy, float *dx, float *const *gradients)")
+    with _braces(out):
+        made = _ordered(out, chain.products[:-1], "forward", "w")
+        made += _ordered(out, chain.products, "backward", "v")
+        out.line("/* Each part has gradients of its own. */")
+        out.line(f"const long size = {sum(chain.sizes)};")
+        out.line("float *sums = calloc(threads * size, sizeof(float));")
+        buffers = {f"z{i}": side for i, side in enumerate(taken)}
+        buffers |= {f"dz{i}": side for i, side in enumerate(given, start=1)}
+        with _each_block(out, chain, buffers):
+            out.line("float *own = sums + part * size;")
+            _copy(out, "x", "z0", taken[0])
+            _copy(out, "dy", f"dz{last + 1}", given[-1])
+            out.line(f"if ({_any(range(1, last + 1))})")
+            with _braces(out):
+                for i in range(last):
+                    out.line(f"forward_{i}(m, z{i}, w{i}, z{i + 1});")
+            out.line(f"if (dx || {_any(range(last))})")
+            with _braces(out):
+                for i in range(last, 0, -1):
+                    out.line(f"backward_{i}(m, dz{i + 1}, v{i}, dz{i});")
+            out.line("if (dx)")
+            out.line(f"    backward_0(m, dz1, v0, dx + at * {dx.row});")
+            for i, product in enumerate(chain.products):
+                pair = (f"z{i}", f"dz{i + 1}")
+                left, right = pair[::-1] if product.turned else pair
+                out.line(f"if (gradients[{i}])")
+                out.line(f"    gradient_{i}(m, {left}, {right}, own + {starts[i]});")
+        for i, start in enumerate(starts):
+            out.line(f"if (gradients[{i}])")
+            sums = f"parts, size, sums + {start}, gradients[{i}]"
+            out.line(f"    add_up_{i}(threads, {sums});")
+        for name in ("sums", *made):
+            out.line(f"free({name});")
+
+
+def _any(gradients: Iterable[int]) -> str:
+    return " || ".join(f"gradients[{i}]" for i in gradients)
+
+
+@contextmanager
+def _braces(out: Writer) -> Iterator[None]:
+    out.line("{")
+    with out.indented():
+        yield
+    out.line("}")
+
+
+@contextmanager
+def _each_block(out: Writer, chain: Chain, buffers: Buffers) -> Iterator[None]:
+    """What is written meanwhile for each block of tokens, m from `at` on, in threads."""
+    block = _block(sum(chain.sizes), buffers.values())
+    size = block * sum(side.row for side in buffers.values())
+    out.line("const long parts = parts_of(n, threads);")
+    out.line("#pragma omp parallel for num_threads(parts) schedule(static, 1)")
+    out.line("for (long part = 0; part < parts; part++)")
+    with _braces(out):
+        out.line(f"float *space = aligned_alloc(64, {-(-size // 16) * 16} * 4);")
+        start = 0
+        for name, side in buffers.items():
+            out.line(f"float *const {name} = space + {start};")
+            start += block * side.row
+        out.line("const long end = n * (part + 1) / parts;")
+        out.line(f"for (long at = n * part / parts; at < end; at += {block})")
+        with _braces(out):
+            out.line(f"const long m = end - at < {block} ? end - at : {block};")
+            yield
+        out.line("free(space);")
+
+
+def _copy(out: Writer, name: str, to: str, side: Side) -> None:
+    features = side.row - side.padding
+    out.line(f"copy(m, {features}, {name} + at * {features}, {to}, {side.row});")
+
+
+def _block(weights: int, sides: Iterable[Side]) -> int:
+    """Tokens that go through all products at a time, whole tiles of rows.
+
+    As many as fit, or as many as have the size of the weights, which each block reads.
+    """
+    least, most = BLOCKS
+    row = sum(side.row for side in sides)
+    fitting = max(CACHE // 4, weights) // row
+    return min(max(fitting // least * least, least), most)

@@ -1,0 +1,185 @@
+"""Which structures are a chain of products of x with one weight each, and how they lie.
+
+In: a `Profile`. Out: a `Chain`, or None. Each product is lowered to loops three times:
+forward, for the gradient of what it takes, and for that of its weight. The tensors
+between two products are a kernel's own: they lie as is best for the two.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import permutations
+
+from einc.analysis.profile import Profile
+from einc.codegen.layout import TOKENS, Dim, Layouts
+from einc.codegen.loops import Loops, Strides, best_loops
+from einc.plan import Contraction, Leaf
+from einc.sizes import Binding
+from einc.structure import Axis
+
+MOST_PERMUTED = 4
+"""Axes that are put in every order; of more each is the fastest once."""
+
+PADDING = 16
+"""Values between the tokens of what is read: at powers of two they would all fall into
+the same few places of a cache. x is copied for that.
+"""
+
+Axes = tuple[Axis, ...]
+
+
+@dataclass(frozen=True)
+class Side:
+    """A tensor of tokens: its axes, slowest first, and the values from token to token.
+
+    Of those `padding` are nothing of the tensor's.
+    """
+
+    axes: Axes
+    row: int
+    padding: int
+    strides: Strides
+
+
+@dataclass(frozen=True)
+class Product:
+    """One product of the chain, as loops: forward, backward and for its weight.
+
+    `axes` are the weight's of size above 1, and `size` is what they multiply to. The left operands are what the product takes, the gradient of its result, and for the
+    weight one of the two: what it takes, unless `turned`.
+    """
+
+    weight: Leaf
+    axes: Axes
+    size: int
+    forward: Loops
+    backward: Loops
+    gradient: Loops
+    turned: bool
+
+
+@dataclass(frozen=True)
+class Chain:
+    """`sides` are x, what is between the products, and y; `back` those of gradients."""
+
+    binding: Binding
+    products: tuple[Product, ...]
+    sides: tuple[Side, ...]
+    back: tuple[Side, ...]
+
+    @property
+    def sizes(self) -> list[int]:
+        """Of the weights."""
+        return [product.size for product in self.products]
+
+
+def native_chain(profile: Profile) -> Chain | None:
+    """The products of a structure, or None where it is no chain of at least two."""
+    spine = _spine(profile)
+    if spine is None:
+        return None
+    assert profile.figures is not None
+    binding = profile.figures.binding
+    weights, tensors = spine
+    layouts = Layouts(binding)
+    tensors = [layouts.big(axes) for axes in tensors]
+    holds = [layouts.big(weight.axes) for weight in weights]
+    if any(math.prod(binding.shape(axes)) == 1 for axes in holds):
+        return None
+    sizes: dict[Dim, int] = {
+        axis: binding.size(axis) for axes in (*tensors, *holds) for axis in axes
+    }
+    sides, forward = _lowered(tensors, holds, sizes)
+    back, backward = _lowered(tensors[::-1], holds[::-1], sizes)
+    back, backward = back[::-1], backward[::-1]
+    products = []
+    for i, weight in enumerate(weights):
+        taken, given = sides[i].strides, back[i + 1].strides
+        either = [
+            best_loops((taken, given, None), holds[i], sizes),
+            best_loops((given, taken, None), holds[i], sizes),
+        ]
+        turned = either[1].cost < either[0].cost
+        gradient = either[turned]
+        products.append(
+            Product(
+                weight,
+                holds[i],
+                math.prod(binding.shape(holds[i])),
+                forward[i],
+                backward[i],
+                gradient,
+                turned,
+            )
+        )
+    return Chain(binding, tuple(products), tuple(sides), tuple(back))
+
+
+def _spine(profile: Profile) -> tuple[list[Leaf], list[Axes]] | None:
+    """The weights in the order in which x meets them, and x, what is between, and y."""
+    plan, figures = profile.plan, profile.figures
+    if figures is None or figures.binding.top is not None or len(plan.terms) > 1:
+        return None
+    (term,) = plan.terms
+    weights: list[Leaf] = []
+    node, tensors = term.root, [term.network.term.output]
+    while isinstance(node, Contraction):
+        node, weight = node.x_first
+        if not isinstance(weight, Leaf) or weight.private:
+            return None
+        weights.append(weight)
+        tensors.append(node.kept)
+    if not node.holds_x or node.private or len(weights) < 2:
+        return None
+    if len({weight.name for weight in weights}) < len(weights):
+        return None
+    tensors[-1] = term.network.term.input
+    return weights[::-1], tensors[::-1]
+
+
+def _lowered(
+    tensors: Sequence[Axes], holds: Sequence[Axes], sizes: Mapping[Dim, int]
+) -> tuple[list[Side], list[Loops]]:
+    """The layouts between the products whose loops together cost the least.
+
+    Found from product to product: for each layout of a result the best way there.
+    """
+    last = len(tensors) - 1
+    first = _side(tensors[0], sizes, PADDING)
+    ways: list[tuple[float, list[Side], list[Loops]]] = [(0.0, [first], [])]
+    for i, axes in enumerate(tensors[1:]):
+        inner = i + 1 < last
+        orders = _orders(axes) if inner else [axes]
+        found = []
+        for order in orders:
+            side = _side(order, sizes, PADDING * inner)
+            reached = []
+            for cost, sides, loops in ways:
+                step = best_loops(
+                    (sides[-1].strides, None, side.strides), holds[i], sizes
+                )
+                reached.append((cost + step.cost, [*sides, side], [*loops, step]))
+            found.append(min(reached, key=lambda way: way[0]))
+        ways = found
+    _, sides, loops = min(ways, key=lambda way: way[0])
+    return sides, loops
+
+
+def _orders(axes: Axes) -> Iterator[Axes]:
+    if len(axes) <= MOST_PERMUTED:
+        yield from permutations(axes)
+        return
+    for axis in axes:
+        yield (*(other for other in axes if other != axis), axis)
+
+
+def _side(axes: Axes, sizes: Mapping[Dim, int], padding: int) -> Side:
+    strides: dict[Dim, int] = {}
+    step = 1
+    for axis in reversed(axes):
+        strides[axis] = step
+        step *= sizes[axis]
+    row = step + padding
+    return Side(axes, row, padding, {TOKENS: row, **strides})

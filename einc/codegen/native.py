@@ -1,0 +1,126 @@
+"""The native kernel in a generated file: what is around its C, and where it is called.
+
+In: the `Chain` of a structure, and modules that have it as `Native`. Out: text. What is
+the same in all files is in `native_runtime`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from string import ascii_letters
+
+from einc.codegen import kernel_runtime, native_runtime
+from einc.codegen.c_source import c_source
+from einc.codegen.chain import Chain
+from einc.codegen.lines import assign, expression
+from einc.codegen.nodes import Assign, Attribute, Cut, Local, Module, Native, Pad, Value
+from einc.codegen.writer import Writer
+from einc.plan import Leaf
+from einc.sizes import Binding
+
+LEAST = 256
+"""Tokens of a call: for fewer, plain operations take less, as was measured."""
+
+
+def native(chain: Chain) -> Native:
+    """What a module has of the kernel."""
+    binding, products = chain.binding, chain.products
+    (term,) = binding.structure.terms
+    letters = dict(zip(term.axes, ascii_letters[1:], strict=False))
+    tensors = [term.input, *(product.weight.axes for product in products), term.output]
+    first, *others, last = ("".join(letters[a] for a in axes) for axes in tensors)
+    padded_in, padded_out = binding.padded[0]
+    x: Value = Local("x")
+    if padded_in != binding.d_in:
+        x = Pad(x, padded_in - binding.d_in)
+    y: Value = Local("y")
+    if padded_out != binding.d_out:
+        y = Cut(y, binding.d_out)
+    return Native(
+        source=c_source(chain),
+        text=binding.structure.equations[0],
+        equation=f"a{','.join([first, *others])}->a{last}",
+        shapes=tuple(tuple(binding.shape(axes)) for axes in tensors),
+        multiplies=tuple(_multiplies(chain, i) for i in range(len(products))),
+        least=LEAST,
+        x=x,
+        weights=tuple(_weight(binding, product.weight) for product in products),
+        result=y,
+    )
+
+
+def _multiplies(chain: Chain, i: int) -> int:
+    """The multiply-adds of a product for a token."""
+    product = chain.products[i]
+    axes = {*chain.sides[i].axes, *chain.sides[i + 1].axes, *product.weight.axes}
+    return math.prod(chain.binding.shape(tuple(axes)))
+
+
+def _weight(binding: Binding, weight: Leaf) -> Value:
+    """As the module has it; a normalized one is a local variable."""
+    normalized = weight.name in binding.structure.normalized
+    return Local(weight.name) if normalized else Attribute(weight.name)
+
+
+def helpers(out: Writer) -> None:
+    """What all classes of a file share: the tiles, and what compiles and calls."""
+    # Another version of einc may write another kernel.
+    text = "".join((native_runtime.TILES, native_runtime.KERNEL))
+    digest = hashlib.sha256(text.encode()).hexdigest()[:8]
+    out.line()
+    _c_text(out, "TILES", native_runtime.TILES)
+    for block in (kernel_runtime.CHECKS, native_runtime.KERNEL):
+        out.line()
+        out.line()
+        out.lines_of(block.replace("DIGEST", digest))
+
+
+def _c_text(out: Writer, name: str, text: str) -> None:
+    out.line(f'{name} = r"""')
+    out.lines_of(text.strip())
+    out.line('"""')
+
+
+def source_of(out: Writer, module: Module) -> None:
+    """The C of a class, before it."""
+    assert module.native is not None
+    out.line()
+    out.line()
+    _c_text(out, _name(module), module.native.source)
+
+
+def _name(module: Module) -> str:
+    return f"{module.name.upper()}_C"
+
+
+def attributes(out: Writer, module: Module) -> None:
+    """The kernel, compiled when it is first called."""
+    kernel = module.native
+    assert kernel is not None
+    out.line()
+    with out.block("KERNEL: ClassVar = _Kernel("):
+        out.line(f"TILES + {_name(module)},")
+        out.line(f'"{kernel.equation}",')
+        out.literal("(", [f"{shape}" for shape in kernel.shapes], "),")
+        out.line(f"{kernel.multiplies},")
+        out.line(f"least={kernel.least},  # tokens: fewer are left to plain operations")
+    out.line(")")
+
+
+def call(out: Writer, module: Module) -> None:
+    """The start of `contract`: the kernel, where it takes the tensors."""
+    kernel = module.native
+    assert kernel is not None
+    bias = "bias" if module.biased else "None"
+    taken = [bias, "x", *map(expression, kernel.weights)]
+    out.call("if self.KERNEL.takes(", taken, "):")
+    with out.indented():
+        out.comment(f"{kernel.text}, in one kernel")
+        if not isinstance(kernel.x, Local):
+            assign(out, Assign("x", kernel.x))
+        if isinstance(kernel.result, Local):
+            out.call("return self.KERNEL(", taken)
+        else:
+            out.call("y = self.KERNEL(", taken)
+            out.line(f"return {expression(kernel.result)}")
