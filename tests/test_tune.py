@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +63,18 @@ def test_the_clock_decides():
     first = tuned(report, times=fastest(0))
     assert first.chunks == compiler.module(report).chunks
     assert tuned(report, backward="autograd", times=fastest(0)).chunks is None
+
+
+@pytest.mark.parametrize("place", [0, 1])
+def test_the_kernel_takes_part(place: int):
+    """For as few tokens as were planned; where it is slower the file does without."""
+    report = einc.load("monarch").analyze(64, 64, tokens=100, certify=False)
+    native = compiler.module(report, kernels="native").native
+    assert native is not None and native.least > 100
+    module = tuned(report, native=native, times=fastest(place))
+    assert module.native == (replace(native, least=100) if place else None)
+    without = "plain operations, which took less than the kernel in C"
+    assert (module.figures[-1] == without) != bool(place)
 
 
 def test_command(tmp_path: Path):

@@ -17,6 +17,8 @@ from einc.codegen.writer import Writer
 
 CACHE = 1 << 18
 """Bytes of what the products take and give: they stay in a core's own cache."""
+SPILLED = 1 << 22
+"""Bytes of the same where the weights fill that cache."""
 BLOCKS = (12, 48)
 """The least and the most tokens that go through all products at a time."""
 
@@ -180,6 +182,7 @@ def _ordered(
         else:
             made.append(f"{letter}{i}")
             out.line(f"float *{letter}{i} = malloc({product.size} * sizeof(float));")
+            out.line(f"use_large_pages({letter}{i}, {product.size});")
             out.line(f"{direction}_weight_{i}(threads, weights[{i}], {letter}{i});")
     return made
 
@@ -191,6 +194,7 @@ def _forward(out: Writer, chain: Chain) -> None:
     out.line("    long n, long threads, const float *x, const float *const *weights,")
     out.line("    const float *bias, float *y)")
     with _braces(out):
+        out.line(f"use_large_pages(y, n * {y.row});")
         made = _ordered(out, chain.products, "forward", "w")
         with _each_block(out, chain, {f"z{i}": side for i, side in enumerate(taken)}):
             _copy(out, "x", "z0", taken[0])
@@ -218,6 +222,9 @@ def _backward(out: Writer, chain: Chain) -> None:
         out.line("/* Each part has gradients of its own. */")
         out.line(f"const long size = {sum(chain.sizes)};")
         out.line("float *sums = calloc(threads * size, sizeof(float));")
+        out.line("use_large_pages(sums, threads * size);")
+        out.line("if (dx)")
+        out.line(f"    use_large_pages(dx, n * {dx.row});")
         buffers = {f"z{i}": side for i, side in enumerate(taken)}
         buffers |= {f"dz{i}": side for i, side in enumerate(given, start=1)}
         with _each_block(out, chain, buffers):
@@ -289,9 +296,10 @@ def _copy(out: Writer, name: str, to: str, side: Side) -> None:
 def _block(weights: int, sides: Iterable[Side]) -> int:
     """Tokens that go through all products at a time, whole tiles of rows.
 
-    As many as fit, or as many as have the size of the weights, which each block reads.
+    As many as fit, or as many as have the size of the weights, which each block reads,
+    as was measured to be best.
     """
     least, most = BLOCKS
     row = sum(side.row for side in sides)
-    fitting = max(CACHE // 4, weights) // row
+    fitting = min(max(CACHE, 4 * weights), SPILLED) // (4 * row)
     return min(max(fitting // least * least, least), most)

@@ -22,8 +22,12 @@ from torch.utils.flop_counter import register_flop_formula
 """
 
 TILES = r"""
+#include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
 
 /* Values in a vector, and rows of a tile with one or two columns of vectors, of one with
    four, and of one for the rows that are left: its sums fill the registers. */
@@ -226,6 +230,21 @@ static void copy(long n, long features, const float *from, float *to, long row)
 {
     for (long i = 0; i < n; i++)
         memcpy(to + i * row, from + i * features, features * sizeof(float));
+}
+
+/* Large pages for what is to be written, where the system has them: it fills each new page
+   with zeros, and that takes longer than many a product. */
+static void use_large_pages(float *values, long size)
+{
+#if defined(MADV_HUGEPAGE)
+    const uintptr_t page = 1 << 21, from = (uintptr_t)values;
+    const uintptr_t start = (from + page - 1) / page * page;
+    const uintptr_t end = (from + size * sizeof(float)) / page * page;
+    if (start < end)
+        madvise((void *)start, end - start, MADV_HUGEPAGE);
+#else
+    (void)values, (void)size;
+#endif
 }
 
 /* Tokens are parted among so many threads: a few each are worth one. */

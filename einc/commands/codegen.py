@@ -119,7 +119,8 @@ def _emit(
         if tune and structure.route is None:
             from einc.nn.tune import tuned
 
-            module = replace(tuned(profile, name, dtype, backward), fused=module.fused)
+            fastest = tuned(profile, name, dtype, backward, module.native)
+            module = replace(fastest, fused=module.fused)
         modules.append(module)
     if stage is Stage.module:
         return "\n".join(report.tree(m) + "\n" for m in modules), warnings

@@ -17,7 +17,7 @@ import torch
 from einc import compiler
 from einc.analysis.profile import Profile
 from einc.codegen.chunks import Backward
-from einc.codegen.nodes import Module
+from einc.codegen.nodes import Module, Native
 from einc.codegen.statements import Dtype
 from einc.errors import InternalError
 from einc.nn.compile import module_class
@@ -37,13 +37,16 @@ def tuned(
     class_name: str = "",
     dtype: Dtype = "float32",
     backward: Backward = "manual",
+    native: Native | None = None,
     times: Times = take_turns,
 ) -> Module:
     """The fastest module on the CPU, for as many tokens as were planned for.
 
     Layouts of all dtypes, with weights expanded or not, and a backward by autograd take
-    turns, then chunks of several sizes. Without another way to lower it, nothing is measured.
+    turns, then chunks of several sizes, then the best of them and the `native` kernel.
+    Without another way to lower it, nothing is measured.
     """
+    tokens = report.plan.tokens or 1
     kinds: tuple[Backward, ...] = (backward, "autograd")
     ways = [
         compiler.module(report, class_name, layout, kind, expand=expand)
@@ -53,15 +56,20 @@ def tuned(
     ]
     best = _fastest(report, ways, dtype, times)
     if best.chunks is not None:
-        tokens = report.plan.tokens or 1
         sizes = [size for size in CHUNKS if size < tokens]
         ways = [best] + [
             replace(best, chunks=replace(best.chunks, size=s)) for s in sizes
         ]
         best = _fastest(report, ways, dtype, times)
+    if native is not None:
+        kernel = replace(native, least=min(native.least, tokens))
+        ways = [best, replace(best, native=kernel)]
+        best = _fastest(report, ways, dtype, times)
     name = "".join(c for c in processor("cpu") if c.isascii() and c not in "\\\"'")
-    told = f"tuned for {dtype} on {name.strip()}, {torch.get_num_threads()} threads"
-    return replace(best, figures=(*best.figures, told))
+    told = [f"tuned for {dtype} on {name.strip()}, {torch.get_num_threads()} threads"]
+    if native is not None and best.native is None:
+        told.append("plain operations, which took less than the kernel in C")
+    return replace(best, figures=(*best.figures, *told))
 
 
 def _fastest(
