@@ -1,11 +1,13 @@
 """Structures of the library beside nn.Linear, einsums and other libraries.
 
-    python benchmarks/layers.py [--only NAME] [--dtype NAME] [-o FOLDER]
+    python benchmarks/layers.py [--only NAME] [--dtype NAME] [--kernels native] [-o FOLDER]
 
 Measures by `einc bench`, each structure and shape in a process of its own; other libraries
 where they are installed (peers.py says how). Writes layers_DTYPE.json, all documents of
 `einc bench --json`, and layers_DTYPE.md, a row a measurement. With --only those rows
-alone are measured anew. Leave the machine alone meanwhile.
+alone are measured anew. With --kernels native the kernel in C takes part where there is one,
+in calls of the tokens that it takes, and the files are layers_DTYPE_native. Leave the
+machine alone meanwhile.
 """
 
 from __future__ import annotations
@@ -24,12 +26,14 @@ from typing import Any
 class Structure:
     """A SPEC with its options, who else has it, and whether it is compiled, too.
 
-    At the first of the shapes: compilers take minutes.
+    At the first of the shapes: compilers take minutes. A `chain` of products has a kernel
+    in C.
     """
 
     spec: tuple[str, ...]
     peer: str | None = None
     compiled: bool = False
+    chain: bool = True
 
     def options(self, d_in: int) -> list[str]:
         return [part.format(eighth=d_in // 8) for part in self.spec]
@@ -40,7 +44,7 @@ STRUCTURES = {
     "btt, rank 4": Structure(
         ("btt", "-D", "rank=4"), "torch_structured", compiled=True
     ),
-    "dense": Structure(("dense",)),
+    "dense": Structure(("dense",), chain=False),
     "low_rank, rank d/8": Structure(("low_rank", "-D", "rank={eighth}"), "tensorly"),
     "low_rank, rank sqrt d": Structure(("low_rank",), "tensorly", compiled=True),
     "kronecker": Structure(("kronecker",), "tensorly"),
@@ -52,9 +56,12 @@ SHAPES = ((1024, 1024), (2304, 2304), (4096, 4096), (1024, 4096))
 TOKENS = (1, 16, 256, 2048)
 MORE = 8192
 """Tokens more, at 1,024 features."""
+LEAST = 256
+"""Tokens from which on a kernel in C is used."""
 PEERS = {"tensorly": "tltorch", "torch_structured": "torch_structured"}
 """What is imported for each."""
 OTHERS = {
+    "plain": "without kernel",
     "einsum": "einsum",
     "opt_einsum": "opt_einsum",
     "tensorly": "tensorly-torch",
@@ -62,13 +69,16 @@ OTHERS = {
 }
 
 
-def measured(structure: Structure, shape: tuple[int, int], dtype: str) -> Any:
+def measured(
+    structure: Structure, shape: tuple[int, int], dtype: str, kernels: str
+) -> Any:
     """The document of `einc bench --json`."""
-    command = [sys.executable, "-m", "einc", "bench", "--json"]
+    command = [sys.executable, "-m", "einc", "bench", "--json", "--kernels", kernels]
     command += structure.options(shape[0])
     command += ["--in", str(shape[0]), "--out", str(shape[1]), "--dtype", dtype]
+    least = LEAST if kernels == "native" else 1
     for tokens in (*TOKENS, *[MORE] * (shape == (1024, 1024))):
-        command += ["--tokens", str(tokens)]
+        command += ["--tokens", str(tokens)] * (tokens >= least)
     command += ["--compile"] * (structure.compiled and shape == SHAPES[0])
     if structure.peer is not None and find_spec(PEERS[structure.peer]):
         command += [
@@ -79,7 +89,7 @@ def measured(structure: Structure, shape: tuple[int, int], dtype: str) -> Any:
     return json.loads(ended.stdout)
 
 
-def lines(name: str, document: dict[str, Any]) -> list[str]:
+def lines(name: str, document: dict[str, Any], others: list[str]) -> list[str]:
     features = document["features"]
     shape = f"{features['in']} x {features['out']}"
     found = []
@@ -91,7 +101,7 @@ def lines(name: str, document: dict[str, Any]) -> list[str]:
         cells += [f"{row['ratio']['module']:.3f}"]
         cells += [f"{spread['low']:.3f} to {spread['high']:.3f}"]
         cells += [f"{row['times_ideal']:.2f}", row["bound"]]
-        for who in ("compiled", *OTHERS):
+        for who in ("compiled", *others):
             cells.append(f"{median[who] / own:.2f}" if who in median else "")
         found.append(f"| {' | '.join(cells)} |")
     return found
@@ -121,16 +131,21 @@ def main() -> None:
     parser.add_argument("--only", action="append", metavar="NAME", choices=STRUCTURES)
     parser.add_argument("--dtype", default="float32", metavar="NAME")
     parser.add_argument("-o", type=Path, default=Path(), metavar="FOLDER")
+    parser.add_argument("--kernels", default="torch", choices=["torch", "native"])
     options = parser.parse_args()
-    file = options.o / f"layers_{options.dtype}"
+    is_native = options.kernels == "native"
+    file = options.o / f"layers_{options.dtype}{'_native' * is_native}"
+    others = [who for who in OTHERS if who != "plain" or is_native]
+    structures = {n: s for n, s in STRUCTURES.items() if s.chain or not is_native}
     found: dict[str, list[Any]] = {}
     if options.only and file.with_suffix(".json").exists():
         found = json.loads(file.with_suffix(".json").read_text())
-    for name in options.only or STRUCTURES:
+    for name in options.only or structures:
         found[name] = []
         for shape in SHAPES:
-            found[name].append(measured(STRUCTURES[name], shape, options.dtype))
-            print("\n".join(lines(name, found[name][-1])), flush=True)
+            document = measured(STRUCTURES[name], shape, options.dtype, options.kernels)
+            found[name].append(document)
+            print("\n".join(lines(name, found[name][-1], others)), flush=True)
     found = {name: found[name] for name in STRUCTURES if name in found}
     documents = [document for some in found.values() for document in some]
     machine = documents[0]["machine"]
@@ -138,19 +153,25 @@ def main() -> None:
         f"{key}: {machine[key]}" for key in ("processor", "threads", "torch")
     )
     heads = ["structure", "features", "pass", "tokens", "ms", "/ nn.Linear"]
-    heads += ["quartiles", "x ideal", "bound by", "compiled", *OTHERS.values()]
+    heads += [
+        "quartiles",
+        "x ideal",
+        "bound by",
+        "compiled",
+        *(OTHERS[who] for who in others),
+    ]
     written = [
         f"{options.dtype}; {told}, allocator: {machine['allocator']}. Medians of rounds in "
         "which all take turns, and quartiles of the ratio. The last columns are the time of "
         "the compiled module and of others over the module's.\n",
         *summary(documents),
         f"| {' | '.join(heads)} |",
-        f"| --- | --- | --- |{' ---: |' * 5} --- |{' ---: |' * (1 + len(OTHERS))}",
+        f"| --- | --- | --- |{' ---: |' * 5} --- |{' ---: |' * (1 + len(others))}",
         *(
             line
             for name, some in found.items()
             for one in some
-            for line in lines(name, one)
+            for line in lines(name, one, others)
         ),
     ]
     file.with_suffix(".json").write_text(json.dumps(found, indent=1) + "\n")

@@ -30,6 +30,7 @@ SCHEMA = "einc.bench/1"
 
 CONTESTANTS = {
     "module": "module",
+    "plain": "without kernel",
     "compiled": "compiled module",
     "dense": "nn.Linear",
     "einsum": "torch.einsum",
@@ -194,7 +195,7 @@ def _cells(row: Row, contestant: str) -> list[str]:
     """A cell a column; what is of the row stands with its first contestant."""
     seconds, ratio = row.seconds[contestant], row.ratios[contestant]
     scale, name = unit(seconds.median)
-    predicted = {} if row.predicted is None else row.predicted.seconds
+    predicted = row.predicted_seconds
     ideal = row.times_ideal(contestant)
     first, dense = contestant == "module", contestant == "dense"
     return [

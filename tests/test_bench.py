@@ -199,10 +199,32 @@ def test_unsteady_times_are_told():
 
 # What is timed
 
+PREDICTED = predict.Row(
+    5,
+    "float32",
+    "forward",
+    predict.Seconds({"bytes": 2.0}),
+    predict.Seconds({"bytes": 3.0}),
+)
 TIED = "y[o] = x[i] * U[i, r] * U[o, r]  r = 4"
 NORMALIZED = "y[o] = x[i] * U[i, r] * V[r, o]  r = 4  normalize U"
 SUMMED = "y[o] = x[i, k] * A[i] * B[o, l]  k = 4  l = 3"
 DIAGONAL = "y[i] = x[i] * D[i]"
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_kernel_is_beside_plain_operations():
+    """Which alone are predicted; both compute the same, forward and backward."""
+    reports = {n: report("monarch", 64, 64, n) for n in (5, 300)}
+    passes = ("forward", "training")
+    found = bench.rows(reports, ("float32",), passes, CEILINGS, kernels="native")
+    for each in found:
+        names = ["module", "plain", "dense", "einsum", "opt_einsum"]
+        assert list(each.times) == names
+        assert each.predicted_seconds == {}
+        predicted = replace(each, predicted=PREDICTED).predicted_seconds
+        assert set(predicted) == {"plain", "dense"}
+        assert predicted["plain"] == PREDICTED.seconds["module"]
 
 
 @pytest.mark.usefixtures("quick")

@@ -21,7 +21,15 @@ from einc.calibration import Calibration, Machine
 from einc.compiler import Kernels
 from einc.errors import InternalError, UsageError
 from einc.nn import beside
-from einc.nn.contestants import COMPILED, DENSE, MODULE, Contestant, Field, field
+from einc.nn.contestants import (
+    COMPILED,
+    DENSE,
+    MODULE,
+    PLAIN,
+    Contestant,
+    Field,
+    field,
+)
 from einc.nn.machine import wait_for
 from einc.nn.timing import Clock, Spread, take_turns
 from einc.predict import Pass
@@ -75,6 +83,14 @@ class Row:
         """The ceiling that is met first."""
         return max(self.needs, key=self.needs.__getitem__)
 
+    @property
+    def predicted_seconds(self) -> dict[str, float]:
+        """By contestant, where any are predicted. No prediction knows of a kernel."""
+        found = {} if self.predicted is None else dict(self.predicted.seconds)
+        if PLAIN in self.times and MODULE in found:
+            found[PLAIN] = found.pop(MODULE)
+        return found
+
     def to_json(self) -> dict[str, Any]:
         ratios = self.ratios
         return {
@@ -92,7 +108,7 @@ class Row:
             "times_ideal": self.times_ideal(),
             "needs": dict(self.needs),
             "bound": self.bound,
-            "predicted": None if self.predicted is None else self.predicted.seconds,
+            "predicted": self.predicted_seconds or None,
         }
 
 

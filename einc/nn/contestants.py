@@ -1,7 +1,8 @@
 """What computes the same map in other ways: whole layers, with the same weights.
 
-In: a `Profile` at one shape. Out: `Contestant`s by name: the generated module, the dense
-layer, and the whole structure in one einsum, by torch and by opt_einsum.
+In: a `Profile` at one shape. Out: `Contestant`s by name: the generated module, the same
+without its kernel, the dense layer, and the whole structure in one einsum, by torch and
+by opt_einsum.
 """
 
 from __future__ import annotations
@@ -24,9 +25,9 @@ from einc.nn.compile import class_of
 from einc.sizes import Binding
 from einc.structure import Axis, Term
 
-MODULE, COMPILED, DENSE = "module", "compiled", "dense"
+MODULE, PLAIN, COMPILED, DENSE = "module", "plain", "compiled", "dense"
 EINSUM, OPT_EINSUM = "einsum", "opt_einsum"
-NAMES = (MODULE, COMPILED, DENSE, EINSUM, OPT_EINSUM)
+NAMES = (MODULE, PLAIN, COMPILED, DENSE, EINSUM, OPT_EINSUM)
 
 LARGEST = 1 << 28
 """Elements of an intermediate: what would have a larger one is not run."""
@@ -66,9 +67,16 @@ def field(
     compiled: bool,
     kernels: Kernels = "torch",
 ) -> Field:
-    """All contestants for calls of `tokens` tokens, with one set of random weights."""
+    """All contestants for calls of `tokens` tokens, with one set of random weights.
+
+    Beside a module with a kernel there is the one of plain operations.
+    """
     layer = generated(report, dtype, device, kernels).to(device, dtype)
     found = {MODULE: Contestant(layer)}
+    if kernels != "torch":
+        plain = generated(report, dtype, device).to(device, dtype)
+        plain.load_state_dict(layer.state_dict())
+        found[PLAIN] = Contestant(plain)
     if compiled:
         # Each shape is compiled for itself, as its first one would be.
         torch.compiler.reset()
