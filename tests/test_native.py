@@ -53,7 +53,7 @@ def native_class(case: Case, least: int = 0, order: Any = "given") -> type[nn.Mo
     source = compiler.source(structure.structure, [module])
     assert profile.figures is not None
     made: Any = module_class(source, module.name, profile.figures.binding)
-    made.KERNEL.least = least
+    made.KERNEL.least = (least, least)
     return made
 
 
@@ -306,7 +306,7 @@ def test_normalized_factors() -> None:
     x = torch.randn(5, 24)
     got, flops = counted(lambda: layer(x))
     assert any("native" in name for name in flops)
-    layer.KERNEL.least = 6
+    layer.KERNEL.least = (6, 6)
     torch.testing.assert_close(got, layer(x))
 
 
@@ -380,10 +380,30 @@ def test_flops() -> None:
 
 
 def test_few_tokens_are_left_to_the_plain_operations() -> None:
-    layer = native_class(small(), least=256)()
-    _, few = counted(lambda: layer(torch.randn(255, 24)))
-    _, many = counted(lambda: layer(torch.randn(2, 128, 24)))
-    assert not is_native(few) and is_native(many)
+    """Where there are gradients, more are few."""
+    layer: Any = native_class(small())()
+    layer.KERNEL.least = (200, 256)
+    x = torch.randn(2, 128, 24)
+    for tokens, trains, expected in (
+        (127, True, False),
+        (128, True, True),
+        (99, False, False),
+        (100, False, True),
+    ):
+        with torch.set_grad_enabled(trains):
+            _, flops = counted(lambda n=tokens: layer(x[:, :n]))
+        assert is_native(flops) == expected
+    _, flops = counted(lambda: layer.requires_grad_(False)(x[:, :100]))
+    assert is_native(flops)
+
+
+def test_how_many_tokens_are_few() -> None:
+    """As many as the weights are worth, in powers of two."""
+    found = [
+        compiler.module(einc.load(name).analyze(4096, 4096), kernels="native").native
+        for name in ("kronecker", "monarch")
+    ]
+    assert [kernel and kernel.least for kernel in found] == [(256, 256), (256, 512)]
 
 
 def test_other_dtypes_are_left_to_the_plain_operations() -> None:
@@ -447,7 +467,7 @@ def test_the_operators_keep_the_rules_of_torch() -> None:
     layer = native_class(small())()
     x = torch.randn(9, 24, requires_grad=True)
     weights, bias = [layer.A, layer.B], layer.bias
-    torch.library.opcheck(kernel.operator.default, (x, weights, bias))
+    torch.library.opcheck(kernel.operator.default, (x, bias, *weights))
     detached = [w.detach() for w in weights]
     back = (torch.randn(9, 35), x.detach(), detached, [True, False, True])
     torch.library.opcheck(kernel.back.default, back)

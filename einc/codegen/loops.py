@@ -11,6 +11,7 @@ same value for all. What language the loops are written in is nothing to this fi
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
@@ -88,44 +89,43 @@ def best_loops(
 def _joined(
     tensors: Sequence[Strides | Collection[Dim]], sizes: Mapping[Dim, int]
 ) -> list[Loop]:
-    """All dimensions, those as one that lie together wherever they are.
-
-    In the tensor without strides they can: there a step of 1 stands for any.
-    """
+    """All dimensions, those as one that lie together wherever they are."""
     fixed = [t for t in tensors if isinstance(t, Mapping)]
 
-    def steps(dim: Dim) -> tuple[int, ...]:
-        of = (t[dim] if isinstance(t, Mapping) else 1 for t in tensors if dim in t)
-        return tuple(of)
+    def held(dim: Dim) -> tuple[bool, ...]:
+        return tuple(dim in t for t in tensors)
 
-    def lie(dim: Dim) -> tuple[tuple[bool, ...], int]:
-        held = tuple(dim in t for t in tensors)
-        return held, -max((t[dim] for t in fixed if dim in t), default=0)
+    def place(dim: Dim) -> tuple[tuple[bool, ...], int]:
+        """What lies together is side by side: the slower first."""
+        return held(dim), -max((t[dim] for t in fixed if dim in t), default=0)
 
-    loops: list[Loop] = []
-    for dim in sorted(dict.fromkeys(chain(*tensors)), key=lie):
-        held = lie(dim)[0]
-        before = loops[-1] if loops else NONE
-        last = before.dims[-1] if before.dims else None
-        follows = (
-            last is not None
-            and TOKENS not in (dim, last)
-            and lie(last)[0] == held
-            and all(t[last] == t[dim] * sizes[dim] for t in fixed if dim in t)
+    def follows(before: Dim, dim: Dim) -> bool:
+        return (
+            held(before) == held(dim)
+            and TOKENS not in (before, dim)
+            and all(t[before] == t[dim] * sizes[dim] for t in fixed if dim in t)
         )
-        if follows:
-            before = loops.pop()
-        else:
-            before = NONE
-        each = iter(steps(dim))
-        where = tuple(next(each) if is_held else 0 for is_held in held)
-        size = 1 if dim is TOKENS else sizes[dim]
-        loops.append(
-            Loop(
-                (*before.dims, dim), before.size * size, (where[0], where[1], where[2])
-            )
-        )
-    return loops
+
+    runs: list[tuple[Dim, ...]] = []
+    for dim in sorted(dict.fromkeys(chain(*tensors)), key=place):
+        joins = bool(runs) and follows(runs[-1][-1], dim)
+        runs.append((*runs.pop(), dim) if joins else (dim,))
+    return [_loop(run, tensors, sizes) for run in runs]
+
+
+def _loop(
+    dims: tuple[Dim, ...],
+    tensors: Sequence[Strides | Collection[Dim]],
+    sizes: Mapping[Dim, int],
+) -> Loop:
+    """With a step of 1, which stands for any, in the tensor that has none yet."""
+    last = dims[-1]
+    left, right, out = (
+        0 if last not in t else t[last] if isinstance(t, Mapping) else 1
+        for t in tensors
+    )
+    size = math.prod(1 if dim is TOKENS else sizes[dim] for dim in dims)
+    return Loop(dims, size, (left, right, out))
 
 
 def _around(lanes: Loop, loops: Iterable[Loop], place: int) -> Loops:

@@ -21,6 +21,10 @@ from einc.sizes import Binding
 
 LEAST = 256
 """Tokens of a call: for fewer, plain operations take less, as was measured."""
+FOR_WEIGHTS = 8
+"""How many values of tokens make up for one of a weight, of which each thread has a
+gradient of its own.
+"""
 
 
 def native(chain: Chain) -> Native:
@@ -43,11 +47,20 @@ def native(chain: Chain) -> Native:
         equation=f"a{','.join([first, *others])}->a{last}",
         shapes=tuple(tuple(binding.shape(axes)) for axes in tensors),
         multiplies=tuple(_multiplies(chain, i) for i in range(len(products))),
-        least=LEAST,
+        least=_least(chain),
         x=x,
         weights=tuple(_weight(binding, product.weight) for product in products),
         result=y,
     )
+
+
+def _least(chain: Chain) -> tuple[int, int]:
+    """Tokens of a call that is worth the kernel, without gradients and with them."""
+    features = sum(
+        side.row - side.padding for side in (chain.sides[0], chain.sides[-1])
+    )
+    tokens = FOR_WEIGHTS * sum(chain.sizes) // features
+    return LEAST, max(LEAST, 1 << (tokens - 1).bit_length() if tokens else 0)
 
 
 def _multiplies(chain: Chain, i: int) -> int:
@@ -104,7 +117,7 @@ def attributes(out: Writer, module: Module) -> None:
         out.line(f'"{kernel.equation}",')
         out.literal("(", [f"{shape}" for shape in kernel.shapes], "),")
         out.line(f"{kernel.multiplies},")
-        out.line(f"least={kernel.least},  # tokens: fewer are left to plain operations")
+        out.line(f"least={kernel.least},  # tokens, without gradients and with them")
     out.line(")")
 
 

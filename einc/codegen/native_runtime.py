@@ -29,12 +29,12 @@ TILES = r"""
 #include <sys/mman.h>
 #endif
 
-/* Values in a vector, and rows of a tile with one or two columns of vectors, of one with
-   four, and of one for the rows that are left: its sums fill the registers. */
+/* Values in a vector, and rows of a tile with up to two columns of vectors, with three and
+   with four, so that its sums fill the registers; and of one for the rows that are left. */
 #if defined(__AVX512F__) || defined(__aarch64__)
-enum { TALL = 12, WIDE = 6, FEW = 4 };
+enum { TALL = 12, EVEN = 8, WIDE = 6, FEW = 4 };
 #else
-enum { TALL = 6, WIDE = 3, FEW = 2 };
+enum { TALL = 6, EVEN = 4, WIDE = 3, FEW = 2 };
 #endif
 #if defined(__AVX512F__)
 #define LANES 16
@@ -69,21 +69,23 @@ typedef struct {
         UNROLLED for (int r = 0; r < R; r++)                                          \
             UNROLLED for (int c = 0; c < C; c++)                                      \
                 total[r][c] = (v##L){0};                                              \
-        Product here = p;                                                             \
-        for (long i = 0; i < vectors; i++, here = at(here, L, 0))                     \
+        const float *lefts = p.left, *rights = p.right;                               \
+        for (long i = 0; i < vectors; i++) {                                          \
             for (long s = 0; s < p.sum; s++) {                                        \
                 v##L right[C];                                                        \
                 UNROLLED for (int c = 0; c < C; c++)                                  \
                     right[c] = load_##L(                                              \
-                        here.right + s * p.right_sum + c * p.right_column,            \
-                        p.right_lane);                                                \
+                        rights + s * p.right_sum + c * p.right_column, p.right_lane); \
                 UNROLLED for (int r = 0; r < R; r++) {                                \
                     const v##L left = load_##L(                                       \
-                        here.left + r * p.left_row + s * p.left_sum, p.left_lane);    \
+                        lefts + r * p.left_row + s * p.left_sum, p.left_lane);        \
                     UNROLLED for (int c = 0; c < C; c++)                              \
                         total[r][c] += left * right[c];                               \
                 }                                                                     \
             }                                                                         \
+            lefts += L * p.left_lane;                                                 \
+            rights += L * p.right_lane;                                               \
+        }                                                                             \
         UNROLLED for (int r = 0; r < R; r++)                                          \
             UNROLLED for (int c = 0; c < C; c++)                                      \
                 store_##L(p.out + r * p.out_row + c * p.out_column, p, total[r][c]);  \
@@ -130,12 +132,15 @@ typedef struct {
     }                                                                                 \
     COLUMNS(L, 1, TALL)                                                               \
     COLUMNS(L, 2, TALL)                                                               \
+    COLUMNS(L, 3, EVEN)                                                               \
     COLUMNS(L, 4, WIDE)                                                               \
     INLINE long lanes_##L(Product p, long lane)                                       \
     {                                                                                 \
         if (p.columns == 1 && !p.left_lane && p.right_lane && p.out_lane) {           \
             for (; lane + 4 * L <= p.lanes; lane += 4 * L)                            \
                 rows_##L##_4(side_by_side(p, lane, L), 1);                               \
+            for (; lane + 3 * L <= p.lanes; lane += 3 * L)                            \
+                rows_##L##_3(side_by_side(p, lane, L), 1);                            \
             for (; lane + 2 * L <= p.lanes; lane += 2 * L)                            \
                 rows_##L##_2(side_by_side(p, lane, L), 1);                               \
         }                                                                             \
@@ -271,12 +276,13 @@ class _Kernel:
         self.source, self.equation, self.shapes = source, equation, shapes
         self.multiplies, self.least, self.library = multiplies, least, None
         digest = hashlib.sha256(source.encode()).hexdigest()[:16]
+        weights = ", ".join(f"Tensor w{i}" for i in range(len(multiplies)))
         self.operator = self._registered(
             f"native_DIGEST_{digest}",
-            "(Tensor x, Tensor[] weights, Tensor? bias) -> Tensor",
+            f"(Tensor x, Tensor? bias, {weights}) -> Tensor",
             self._forward,
-            lambda x, weights, bias: x.new_empty(len(x), math.prod(shapes[-1])),
-            lambda x, weights, bias, **_: 2 * x[0] * sum(multiplies),
+            lambda x, bias, *weights: x.new_empty(len(x), math.prod(shapes[-1])),
+            lambda x, bias, *weights, **_: 2 * x[0] * sum(multiplies),
             self._gradients,
         )
         self.back = self._registered(
@@ -304,17 +310,19 @@ class _Kernel:
     def takes(self, bias, x, *weights) -> bool:
         """Whether the kernel computes it, and not plain operations.
 
-        It does on CPUs in float32, where there is a C compiler, from `least` tokens on.
+        It does on CPUs in float32, where there is a C compiler, from `least` tokens on,
+        the second number where there will be gradients.
         """
         tensors = [x, *weights, *([] if bias is None else [bias])]
-        fit = [t.is_cpu and _dtype(t) is torch.float32 for t in tensors]
-        if not HAS_COMPILER or len(x) < self.least or not all(fit):
+        trains = torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
+        if not HAS_COMPILER or len(x) < self.least[trains]:
             return False
-        return not _is_transformed(*tensors)
+        fit = [t.is_cpu and _dtype(t) is torch.float32 for t in tensors]
+        return all(fit) and not _is_transformed(*tensors)
 
     def __call__(self, bias, x, *weights) -> torch.Tensor:
         """(n, in) to (n, out), with the bias."""
-        return self.operator(x, weights, bias)
+        return self.operator(x, bias, *weights)
 
     def _compiled(self):
         """The C as a library, for this processor; a compiler without OpenMP has a thread."""
@@ -339,7 +347,7 @@ class _Kernel:
                 self.library = ctypes.CDLL(str(Path(folder, "kernel.so")))
         return self.library
 
-    def _forward(self, x, weights, bias):
+    def _forward(self, x, bias, *weights):
         # By names of their own: C has pointers, which keep nothing alive.
         x, weights = x.contiguous(), [w.contiguous() for w in weights]
         bias = bias if bias is None else bias.contiguous()
@@ -372,20 +380,19 @@ class _Kernel:
 
     @staticmethod
     def _save(ctx, inputs, output):
-        x, weights, bias = inputs
+        x, _, *weights = inputs
         ctx.save_for_backward(x, *weights)
-        ctx.has_bias = bias is not None
 
     def _gradients(self, ctx, grad):
         x, *weights = ctx.saved_tensors
-        of_bias = grad.sum(0) if ctx.has_bias and ctx.needs_input_grad[-1] else None
-        wanted = [ctx.needs_input_grad[0], *ctx.needs_input_grad[1]]
+        of_x, of_bias, *of_weights = ctx.needs_input_grad
+        wanted = [of_x, *of_weights]
         if torch.is_grad_enabled():  # they will be differentiated again
             found = torch.func.vjp(self._plain, x, *weights)[1](grad)
         else:
             found = self.back(grad, x, weights, wanted)
         dx, *totals = _where(wanted, found)
-        return dx, totals, of_bias
+        return dx, grad.sum(0) if of_bias else None, *totals
 
     def _plain(self, x, *weights):
         """The same without the kernel."""

@@ -310,7 +310,7 @@ class Native:
     `source` is what this structure has of it, `equation` the same for an einsum whose
     operands have these `shapes`, x and y for one token; `multiplies` are the
     multiply-adds of each product for a token. The call takes `x`, of at least `least`
-    tokens, and `result` is what is left of its y.
+    tokens, without gradients and with them; `result` is what is left of its y.
     """
 
     source: str
@@ -318,7 +318,7 @@ class Native:
     equation: str
     shapes: tuple[tuple[int, ...], ...]
     multiplies: tuple[int, ...]
-    least: int
+    least: tuple[int, int]
     x: Value
     weights: tuple[Value, ...]
     result: Value

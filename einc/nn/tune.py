@@ -62,7 +62,9 @@ def tuned(
         ]
         best = _fastest(report, ways, dtype, times)
     if native is not None:
-        kernel = replace(native, least=min(native.least, tokens))
+        kernel = replace(
+            native, least=(min(native.least[0], tokens), min(native.least[1], tokens))
+        )
         ways = [best, replace(best, native=kernel)]
         best = _fastest(report, ways, dtype, times)
     name = "".join(c for c in processor("cpu") if c.isascii() and c not in "\\\"'")
