@@ -102,7 +102,8 @@ class StructuredMap:
         Its layouts are chosen for calls of `tokens` tokens in `dtype`; it takes any.
         `backward` is by hand ("manual") where that saves copies; "recompute" does not
         keep what lies between x and y for it, "autograd" leaves it to torch. The
-        kernels of "triton" are fused ones for GPUs, beside the plain operations.
+        kernels of "triton" are fused ones for GPUs, those of "native" in C for CPUs,
+        beside the plain operations.
         """
         report = compiler.analyze(self.structure, d_in, d_out, tokens, order)
         module = compiler.module(report, class_name, dtype, backward, kernels)

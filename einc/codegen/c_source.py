@@ -26,8 +26,6 @@ LARGE = 1 << 15
 """Values of a weight that are worth threads to copy."""
 
 Sizes = Mapping[Dim, int]
-Buffers = Mapping[str, Side]
-"""What a block of tokens has, by its name in C."""
 
 
 def c_source(chain: Chain) -> str:
@@ -170,33 +168,81 @@ def _place(lies: Sequence[Dim], loops: Sequence[Dim], sizes: Sizes) -> str:
     return " + ".join(reversed(parts))
 
 
+class _Space:
+    """Places in the memory that a function is given, in values from its start.
+
+    All threads share the weights as the loops have them; each has `own` places behind
+    those, for its part of the tokens.
+    """
+
+    def __init__(self) -> None:
+        self.weights: dict[str, int] = {}
+        self.own: dict[str, int] = {}
+        self.shared = self.part = 0
+
+    def take_weights(self, products: Iterable[Product], kind: str, name: str) -> None:
+        """For those that lie in another order than the loops go."""
+        for i, product in enumerate(products):
+            if _loops(product, kind).free != product.axes:
+                self.weights[f"{name}{i}"] = self.shared
+                self.shared += _whole_lines(product.size)
+
+    def take(self, name: str, size: int) -> None:
+        self.own[name] = self.part
+        self.part += _whole_lines(size)
+
+
+def _loops(product: Product, kind: str) -> Loops:
+    return product.forward if kind == "forward" else product.backward
+
+
+def _whole_lines(size: int) -> int:
+    """Values up to the end of a line of a cache."""
+    return -(-size // 16) * 16
+
+
+def _size_of(out: Writer, name: str, space: _Space) -> None:
+    """How much memory a function is to be given."""
+    out.line(
+        f"/* Values of space for {name}: what all share, and what each part has. */"
+    )
+    out.line(f"long space_{name}(long n, long threads)")
+    with _braces(out):
+        out.line(f"return {space.shared} + parts_of(n, threads) * {space.part};")
+    out.line()
+
+
 def _ordered(
-    out: Writer, products: Sequence[Product], direction: str, letter: str
-) -> list[str]:
-    """Pointers to the weights as the loops have them; returns those to be freed."""
-    made = []
-    for i, product in enumerate(products):
-        loops = product.forward if direction == "forward" else product.backward
-        if loops.free == product.axes:
-            out.line(f"const float *{letter}{i} = weights[{i}];")
+    out: Writer, products: Iterable[Product], kind: str, name: str, space: _Space
+) -> None:
+    """Pointers to the weights as the loops have them."""
+    for i, _ in enumerate(products):
+        place = space.weights.get(f"{name}{i}")
+        if place is None:
+            out.line(f"const float *{name}{i} = weights[{i}];")
         else:
-            made.append(f"{letter}{i}")
-            out.line(f"float *{letter}{i} = malloc({product.size} * sizeof(float));")
-            out.line(f"use_large_pages({letter}{i}, {product.size});")
-            out.line(f"{direction}_weight_{i}(threads, weights[{i}], {letter}{i});")
-    return made
+            out.line(f"float *{name}{i} = space + {place};")
+            out.line(f"{kind}_weight_{i}(threads, weights[{i}], {name}{i});")
 
 
 def _forward(out: Writer, chain: Chain) -> None:
     *taken, y = chain.sides
     last = len(taken) - 1
+    buffers = {f"z{i}": side for i, side in enumerate(taken)}
+    block = _block(chain, buffers)
+    space = _Space()
+    space.take_weights(chain.products, "forward", "w")
+    for name, side in buffers.items():
+        space.take(name, block * side.row)
+    _size_of(out, "forward", space)
     out.line("void forward(")
     out.line("    long n, long threads, const float *x, const float *const *weights,")
-    out.line("    const float *bias, float *y)")
+    out.line("    const float *bias, float *y, float *space)")
     with _braces(out):
         out.line(f"use_large_pages(y, n * {y.row});")
-        made = _ordered(out, chain.products, "forward", "w")
-        with _each_block(out, chain, {f"z{i}": side for i, side in enumerate(taken)}):
+        out.line("use_large_pages(space, space_forward(n, threads));")
+        _ordered(out, chain.products, "forward", "w", space)
+        with _each_block(out, block, space):
             _copy(out, "x", "z0", taken[0])
             for i in range(last):
                 out.line(f"forward_{i}(m, z{i}, w{i}, z{i + 1});")
@@ -204,31 +250,35 @@ def _forward(out: Writer, chain: Chain) -> None:
             out.line("for (long i = at; bias && i < at + m; i++)")
             out.line(f"    for (long j = 0; j < {y.row}; j++)")
             out.line(f"        y[i * {y.row} + j] += bias[j];")
-        for name in made:
-            out.line(f"free({name});")
 
 
 def _backward(out: Writer, chain: Chain) -> None:
     *taken, _ = chain.sides
     dx, *given = chain.back
-    last = len(taken) - 1
-    starts = [sum(chain.sizes[:i]) for i in range(last + 1)]
+    products, last = chain.products, len(taken) - 1
+    buffers = {f"z{i}": side for i, side in enumerate(taken)}
+    buffers |= {f"dz{i}": side for i, side in enumerate(given, start=1)}
+    block = _block(chain, buffers)
+    space = _Space()
+    space.take_weights(products[:-1], "forward", "w")
+    space.take_weights(products, "backward", "v")
+    for i, size in enumerate(chain.sizes):
+        space.take(f"sums{i}", size)
+    sums = space.part
+    for name, side in buffers.items():
+        space.take(name, block * side.row)
+    _size_of(out, "backward", space)
     out.line("void backward(")
     out.line("    long n, long threads, const float *x, const float *const *weights,")
-    out.line("    const float *dy, float *dx, float *const *gradients)")
+    out.line("    const float *dy, float *dx, float *const *gradients, float *space)")
     with _braces(out):
-        made = _ordered(out, chain.products[:-1], "forward", "w")
-        made += _ordered(out, chain.products, "backward", "v")
-        out.line("/* Each part has gradients of its own. */")
-        out.line(f"const long size = {sum(chain.sizes)};")
-        out.line("float *sums = calloc(threads * size, sizeof(float));")
-        out.line("use_large_pages(sums, threads * size);")
         out.line("if (dx)")
         out.line(f"    use_large_pages(dx, n * {dx.row});")
-        buffers = {f"z{i}": side for i, side in enumerate(taken)}
-        buffers |= {f"dz{i}": side for i, side in enumerate(given, start=1)}
-        with _each_block(out, chain, buffers):
-            out.line("float *own = sums + part * size;")
+        out.line("use_large_pages(space, space_backward(n, threads));")
+        _ordered(out, products[:-1], "forward", "w", space)
+        _ordered(out, products, "backward", "v", space)
+        zeros = f"memset(sums0, 0, {sums} * sizeof(float));"
+        with _each_block(out, block, space, zeros):
             _copy(out, "x", "z0", taken[0])
             _copy(out, "dy", f"dz{last + 1}", given[-1])
             out.line(f"if ({_any(range(1, last + 1))})")
@@ -241,17 +291,17 @@ def _backward(out: Writer, chain: Chain) -> None:
                     out.line(f"backward_{i}(m, dz{i + 1}, v{i}, dz{i});")
             out.line("if (dx)")
             out.line(f"    backward_0(m, dz1, v0, dx + at * {dx.row});")
-            for i, product in enumerate(chain.products):
+            for i, product in enumerate(products):
                 pair = (f"z{i}", f"dz{i + 1}")
                 left, right = pair[::-1] if product.turned else pair
                 out.line(f"if (gradients[{i}])")
-                out.line(f"    gradient_{i}(m, {left}, {right}, own + {starts[i]});")
-        for i, start in enumerate(starts):
+                out.line(f"    gradient_{i}(m, {left}, {right}, sums{i});")
+        for i in range(last + 1):
+            first = f"space + {space.shared + space.own[f'sums{i}']}"
             out.line(f"if (gradients[{i}])")
-            sums = f"parts, size, sums + {start}, gradients[{i}]"
-            out.line(f"    add_up_{i}(threads, {sums});")
-        for name in ("sums", *made):
-            out.line(f"free({name});")
+            out.line(
+                f"    add_up_{i}(threads, parts, {space.part}, {first}, gradients[{i}]);"
+            )
 
 
 def _any(gradients: Iterable[int]) -> str:
@@ -267,25 +317,27 @@ def _braces(out: Writer) -> Iterator[None]:
 
 
 @contextmanager
-def _each_block(out: Writer, chain: Chain, buffers: Buffers) -> Iterator[None]:
-    """What is written meanwhile for each block of tokens, m from `at` on, in threads."""
-    block = _block(sum(chain.sizes), buffers.values())
-    size = block * sum(side.row for side in buffers.values())
+def _each_block(
+    out: Writer, block: int, space: _Space, before: str = ""
+) -> Iterator[None]:
+    """What is written meanwhile for each block of tokens, m from `at` on, in threads.
+
+    Each of these has a part of the tokens, and does what is `before` first.
+    """
     out.line("const long parts = parts_of(n, threads);")
     out.line("#pragma omp parallel for num_threads(parts) schedule(static, 1)")
     out.line("for (long part = 0; part < parts; part++)")
     with _braces(out):
-        out.line(f"float *space = aligned_alloc(64, {-(-size // 16) * 16} * 4);")
-        start = 0
-        for name, side in buffers.items():
-            out.line(f"float *const {name} = space + {start};")
-            start += block * side.row
+        out.line(f"float *own = space + {space.shared} + part * {space.part};")
+        for name, place in space.own.items():
+            out.line(f"float *const {name} = own + {place};")
+        if before:
+            out.line(before)
         out.line("const long end = n * (part + 1) / parts;")
         out.line(f"for (long at = n * part / parts; at < end; at += {block})")
         with _braces(out):
             out.line(f"const long m = end - at < {block} ? end - at : {block};")
             yield
-        out.line("free(space);")
 
 
 def _copy(out: Writer, name: str, to: str, side: Side) -> None:
@@ -293,13 +345,13 @@ def _copy(out: Writer, name: str, to: str, side: Side) -> None:
     out.line(f"copy(m, {features}, {name} + at * {features}, {to}, {side.row});")
 
 
-def _block(weights: int, sides: Iterable[Side]) -> int:
+def _block(chain: Chain, buffers: Mapping[str, Side]) -> int:
     """Tokens that go through all products at a time, whole tiles of rows.
 
     As many as fit, or as many as have the size of the weights, which each block reads,
     as was measured to be best.
     """
     least, most = BLOCKS
-    row = sum(side.row for side in sides)
-    fitting = min(max(CACHE, 4 * weights), SPILLED) // (4 * row)
+    row = sum(side.row for side in buffers.values())
+    fitting = min(max(CACHE, 4 * sum(chain.sizes)), SPILLED) // (4 * row)
     return min(max(fitting // least * least, least), most)

@@ -23,7 +23,6 @@ from torch.utils.flop_counter import register_flop_formula
 
 TILES = r"""
 #include <stdint.h>
-#include <stdlib.h>
 #include <string.h>
 #if defined(__linux__)
 #include <sys/mman.h>
@@ -345,6 +344,8 @@ class _Kernel:
                     message = f"{COMPILER[0]} does not compile the kernel:"
                     raise RuntimeError(f"{message}\\n{ended.stderr}")
                 self.library = ctypes.CDLL(str(Path(folder, "kernel.so")))
+            for name in ("space_forward", "space_backward"):
+                self.library[name].restype = ctypes.c_long
         return self.library
 
     def _forward(self, x, bias, *weights):
@@ -352,7 +353,7 @@ class _Kernel:
         x, weights = x.contiguous(), [w.contiguous() for w in weights]
         bias = bias if bias is None else bias.contiguous()
         y = x.new_empty(len(x), math.prod(self.shapes[-1]))
-        self._compiled().forward(*_arguments(len(x), x, weights, bias, y))
+        self._call("forward", x, weights, bias, y)
         return y
 
     def _backward(self, grad, x, weights, wanted):
@@ -360,8 +361,15 @@ class _Kernel:
         grad = grad.contiguous()
         found = self._gradients_like(grad, x, weights, wanted)
         dx, *totals = _where(wanted, found)
-        self._compiled().backward(*_arguments(len(x), x, weights, grad, dx, totals))
+        self._call("backward", x, weights, grad, dx, totals)
         return found
+
+    def _call(self, name, x, *tensors):
+        """A function of the C, and the memory that it asks for."""
+        library = self._compiled()
+        sizes = [ctypes.c_long(len(x)), ctypes.c_long(torch.get_num_threads())]
+        space = x.new_empty(library[f"space_{name}"](*sizes))
+        library[name](*sizes, *map(_pointer, (x, *tensors, space)))
 
     def _gradients_like(self, grad, x, weights, wanted):
         """What is to hold them; nothing where they are not wanted."""
@@ -408,15 +416,9 @@ def _where(wanted, tensors):
     return [tensor if is_wanted else None for tensor, is_wanted in pairs]
 
 
-def _arguments(n, *tensors):
-    """Numbers and pointers for C; None is a null pointer."""
-    found = [ctypes.c_long(n), ctypes.c_long(torch.get_num_threads())]
-    for tensor in tensors:
-        if isinstance(tensor, list):
-            pointers = [None if t is None else t.data_ptr() for t in tensor]
-            found.append((ctypes.c_void_p * len(tensor))(*pointers))
-        else:
-            pointer = None if tensor is None else tensor.data_ptr()
-            found.append(ctypes.c_void_p(pointer))
-    return found
+def _pointer(tensor):
+    """Of a tensor or a list of them, for C; None is a null pointer."""
+    if isinstance(tensor, list):
+        return (ctypes.c_void_p * len(tensor))(*map(_pointer, tensor))
+    return ctypes.c_void_p(None if tensor is None else tensor.data_ptr())
 '''
