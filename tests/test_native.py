@@ -6,6 +6,7 @@ float64, and the kernel is compiled by the C compiler that is here.
 
 from __future__ import annotations
 
+import shutil
 import sys
 from typing import Any
 
@@ -47,6 +48,8 @@ def native_class(case: Case, least: int = 0, order: Any = "given") -> type[nn.Mo
 
     In the order written: the best one multiplies factors this small with each other.
     """
+    if shutil.which("cc") is None:
+        pytest.skip("needs a C compiler")
     structure = case.load()
     profile = structure.analyze(case.d_in, case.d_out, tokens=4096, order=order)
     module = compiler.module(profile, kernels="native")
@@ -460,6 +463,18 @@ def test_compiles_whole() -> None:
         got = torch.autograd.grad(y, leaves, pull)
         wanted = torch.autograd.grad(layer(x), leaves, pull)
         torch.testing.assert_close(got, wanted)
+
+
+def test_equal_c_of_other_shapes_is_another_operator() -> None:
+    """A dimension of size 1 is nothing to C, and something to second derivatives."""
+    for text in (BTT, "y[f, e] = x[g, a] * A[g, a, f] * B[f, g, e]"):
+        sizes = {i: {"r": 1}.get(i, 3) for i in Equation.read(text).indices}
+        layer: Any = native_class(case(text, **sizes))(bias=False)
+        first = torch.autograd.grad(
+            layer(torch.randn(4, 9)).square().sum(), layer.A, create_graph=True
+        )
+        (second,) = torch.autograd.grad(first[0].sum(), layer.A)
+        assert second.shape == layer.A.shape
 
 
 def test_the_operators_keep_the_rules_of_torch() -> None:

@@ -120,18 +120,16 @@ def _start(name: str, outer: Sequence[Loop], place: int) -> str:
 def _weights(out: Writer, i: int, product: Product, sizes: Sizes) -> None:
     """What puts a weight into the orders of the loops, and its gradient out of them."""
     name, natural = product.weight.name, product.axes
-    for direction, loops in (
-        ("forward", product.forward),
-        ("backward", product.backward),
-    ):
-        if loops.free == natural:
+    for kind in ("forward", "backward"):
+        free = _loops(product, kind).free
+        if free == natural:
             continue
-        out.line(f"/* {name}{_dims(natural)} to {_dims(loops.free)} */")
-        out.line(f"static void {direction}_weight_{i}(")
+        out.line(f"/* {name}{_dims(natural)} to {_dims(free)} */")
+        out.line(f"static void {kind}_weight_{i}(")
         out.line("    long threads, const float *from, float *to)")
-        with _braces(out), _each_value(out, loops.free, sizes):
-            places = _place(loops.free, loops.free, sizes)
-            out.line(f"to[{places}] = from[{_place(natural, loops.free, sizes)}];")
+        with _braces(out), _each_value(out, free, sizes):
+            place = _place(free, free, sizes)
+            out.line(f"to[{place}] = from[{_place(natural, free, sizes)}];")
         out.line()
     free = product.gradient.free
     out.line(f"/* d{name}{_dims(natural)} from the sums of all parts, {_dims(free)} */")

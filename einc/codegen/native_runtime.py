@@ -137,11 +137,11 @@ typedef struct {
     {                                                                                 \
         if (p.columns == 1 && !p.left_lane && p.right_lane && p.out_lane) {           \
             for (; lane + 4 * L <= p.lanes; lane += 4 * L)                            \
-                rows_##L##_4(side_by_side(p, lane, L), 1);                               \
+                rows_##L##_4(side_by_side(p, lane, L), 1);                            \
             for (; lane + 3 * L <= p.lanes; lane += 3 * L)                            \
                 rows_##L##_3(side_by_side(p, lane, L), 1);                            \
             for (; lane + 2 * L <= p.lanes; lane += 2 * L)                            \
-                rows_##L##_2(side_by_side(p, lane, L), 1);                               \
+                rows_##L##_2(side_by_side(p, lane, L), 1);                            \
         }                                                                             \
         const long rest = p.lanes - lane, vectors = p.out_lane ? 1 : rest / L;        \
         for (; lane + L <= p.lanes; lane += vectors * L) {                            \
@@ -254,7 +254,7 @@ static void use_large_pages(float *values, long size)
 /* Tokens are parted among so many threads: a few each are worth one. */
 static long parts_of(long n, long threads)
 {
-    const long most = (n + TALL - 1) / TALL;
+    const long most = n > TALL ? (n + TALL - 1) / TALL : 1;
     return threads < most ? threads : most;
 }
 """
@@ -274,7 +274,8 @@ class _Kernel:
     def __init__(self, source, equation, shapes, multiplies, least):
         self.source, self.equation, self.shapes = source, equation, shapes
         self.multiplies, self.least, self.library = multiplies, least, None
-        digest = hashlib.sha256(source.encode()).hexdigest()[:16]
+        what = f"{source} {equation} {shapes}"
+        digest = hashlib.sha256(what.encode()).hexdigest()[:16]
         weights = ", ".join(f"Tensor w{i}" for i in range(len(multiplies)))
         self.operator = self._registered(
             f"native_DIGEST_{digest}",
