@@ -30,6 +30,7 @@ analysis.certificate analysis.why
 analysis.profile
 codegen.nodes codegen.names codegen.writer codegen.runtime
 codegen.tiles codegen.triton_runtime codegen.native_runtime codegen.kernel_runtime
+codegen.c_runtime
 codegen.strided
 codegen.layout codegen.lines codegen.recorder
 codegen.loops

@@ -1,6 +1,6 @@
 """The C of a chain of products: `forward` and `backward`, a function a product.
 
-In: a `Chain`. Out: text to be put behind the tiles of `native_runtime`. Nothing of a spec
+In: a `Chain`. Out: text to be put behind the tiles of `c_runtime`. Nothing of a spec
 is in it but sizes, and names in comments.
 """
 

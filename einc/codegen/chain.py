@@ -24,7 +24,7 @@ MOST_PERMUTED = 4
 
 PADDING = 16
 """Values between the tokens of what is read: at powers of two they would all fall into
-the same few places of a cache. x is copied for that.
+the same few places of a cache. x and the gradient of y are copied for that.
 """
 
 Axes = tuple[Axis, ...]
@@ -47,8 +47,9 @@ class Side:
 class Product:
     """One product of the chain, as loops: forward, backward and for its weight.
 
-    `axes` are the weight's of size above 1, and `size` is what they multiply to. The left operands are what the product takes, the gradient of its result, and for the
-    weight one of the two: what it takes, unless `turned`.
+    `axes` are the weight's of size above 1, and `size` is what they multiply to. The left
+    operands are what the product takes, the gradient of its result, and for the weight
+    one of the two: what it takes, unless `turned`.
     """
 
     weight: Leaf

@@ -21,6 +21,9 @@ from einc.codegen.layout import TOKENS, Dim
 VECTOR = 16
 """Values of the widest vectors, float32 in 512 bits."""
 
+ROWS = 12
+"""Of a tile, which share what is loaded of right."""
+
 OUT = 2
 """The place of out among left, right and out."""
 
@@ -185,7 +188,7 @@ def _cost(loops: Loops) -> float:
     if lanes.steps[0] > 1:  # gathered, value by value
         each += VECTOR / (2 if side_by_side else 1)
     if lanes.steps[1] > 1:
-        each += VECTOR / 12
+        each += VECTOR / ROWS
     if not loops.summed.of_tokens:
         each += 2 / loops.summed.size
     if not lanes.steps[0] and loops.summed.steps[0] > 1:  # a cache line for each value

@@ -1,7 +1,7 @@
 """The native kernel in a generated file: what is around its C, and where it is called.
 
 In: the `Chain` of a structure, and modules that have it as `Native`. Out: text. What is
-the same in all files is in `native_runtime`.
+the same in all files is in `c_runtime` and `native_runtime`.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import hashlib
 import math
 from string import ascii_letters
 
-from einc.codegen import kernel_runtime, native_runtime
+from einc.codegen import c_runtime, kernel_runtime, native_runtime
 from einc.codegen.c_source import c_source
 from einc.codegen.chain import Chain
 from einc.codegen.lines import assign, expression
@@ -79,10 +79,10 @@ def _weight(binding: Binding, weight: Leaf) -> Value:
 def helpers(out: Writer) -> None:
     """What all classes of a file share: the tiles, and what compiles and calls."""
     # Another version of einc may write another kernel.
-    text = "".join((native_runtime.TILES, native_runtime.KERNEL))
+    text = "".join((c_runtime.TILES, native_runtime.KERNEL))
     digest = hashlib.sha256(text.encode()).hexdigest()[:8]
     out.line()
-    _c_text(out, "TILES", native_runtime.TILES)
+    _c_text(out, "TILES", c_runtime.TILES)
     for block in (kernel_runtime.CHECKS, native_runtime.KERNEL):
         out.line()
         out.line()
