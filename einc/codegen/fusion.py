@@ -18,7 +18,7 @@ from itertools import chain
 
 from einc.analysis.profile import Profile
 from einc.codegen.layout import TOKENS, Layouts, Tensor, layout_text
-from einc.codegen.nodes import Assign, Attribute, Cut, Fused, Local, Pad, Value
+from einc.codegen.nodes import Assign, Cut, Fused, Local, Pad, Value
 from einc.codegen.tiles import Blocks, Sizes
 from einc.plan import Contraction, Leaf, TermPlan
 from einc.structure import Axis
@@ -116,7 +116,7 @@ def _call(
     if padded_in != binding.d_in:
         x = Pad(x, padded_in - binding.d_in)
     rows = Tensor(x, ((TOKENS,), layouts.big(term.input)))
-    first, second = (_weight(layouts, factor) for factor in factors)
+    first, second = (layouts.factor(factor) for factor in factors)
     y = Tensor(Local("y"), ((TOKENS,), f, e))
     result = layouts.regroup(y, ((TOKENS,), layouts.big(term.output))).value
     return Fused(
@@ -134,10 +134,3 @@ def _call(
         result=result if padded_out == binding.d_out else Cut(result, binding.d_out),
         blocks=blocks,
     )
-
-
-def _weight(layouts: Layouts, factor: Leaf) -> Tensor:
-    """A factor as the module has it; a normalized one is a local variable."""
-    normalized = factor.name in layouts.binding.structure.normalized
-    value = Local(factor.name) if normalized else Attribute(factor.name)
-    return Tensor(value, tuple(layouts.big([axis]) for axis in factor.axes))

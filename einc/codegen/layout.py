@@ -15,8 +15,9 @@ from dataclasses import dataclass
 from itertools import pairwise, takewhile
 from typing import Literal
 
-from einc.codegen.nodes import Permute, Reshape, Value
+from einc.codegen.nodes import Attribute, Local, Permute, Reshape, Value
 from einc.errors import InternalError
+from einc.plan import Leaf
 from einc.sizes import Binding
 from einc.structure import Axis
 
@@ -88,6 +89,12 @@ class Layouts:
         if TOKENS in group:
             return -1
         return math.prod(self.binding.size(d) for d in group if d is not TOKENS)
+
+    def factor(self, leaf: Leaf) -> Tensor:
+        """A factor as the module has it; a normalized one is a local variable."""
+        normalized = leaf.name in self.binding.structure.normalized
+        value = Local(leaf.name) if normalized else Attribute(leaf.name)
+        return Tensor(value, tuple(self.big([axis]) for axis in leaf.axes))
 
     def regroup(self, tensor: Tensor, groups: Groups) -> Tensor:
         """The same tensor in another layout: reshape, permute, reshape, as needed."""

@@ -193,10 +193,7 @@ class Lowering(Statements):
             groups: Groups = ((TOKENS,), self.layouts.big(leaf.axes))
             tensor = Tensor(self._input(padded_in), groups)
         else:
-            each = tuple(self.layouts.big([axis]) for axis in leaf.axes)
-            normalized = leaf.name in self.binding.structure.normalized
-            value = Local(leaf.name) if normalized else Attribute(leaf.name)
-            tensor = Tensor(value, each)
+            tensor = self.layouts.factor(leaf)
         private = self.layouts.big(leaf.private)
         if not private:
             return tensor

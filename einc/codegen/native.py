@@ -13,11 +13,10 @@ from string import ascii_letters
 from einc.codegen import c_runtime, kernel_runtime, native_runtime
 from einc.codegen.c_source import c_source
 from einc.codegen.chain import Chain
+from einc.codegen.layout import Layouts
 from einc.codegen.lines import assign, expression
-from einc.codegen.nodes import Assign, Attribute, Cut, Local, Module, Native, Pad, Value
+from einc.codegen.nodes import Assign, Cut, Local, Module, Native, Pad, Value
 from einc.codegen.writer import Writer
-from einc.plan import Leaf
-from einc.sizes import Binding
 
 LEAST = 256
 """Tokens of a call: for fewer, plain operations take less, as was measured."""
@@ -30,6 +29,7 @@ gradient of its own.
 def native(chain: Chain) -> Native:
     """What a module has of the kernel."""
     binding, products = chain.binding, chain.products
+    layouts = Layouts(binding)
     (term,) = binding.structure.terms
     letters = dict(zip(term.axes, ascii_letters[1:], strict=False))
     tensors = [term.input, *(product.weight.axes for product in products), term.output]
@@ -49,7 +49,7 @@ def native(chain: Chain) -> Native:
         multiplies=tuple(_multiplies(chain, i) for i in range(len(products))),
         least=_least(chain),
         x=x,
-        weights=tuple(_weight(binding, product.weight) for product in products),
+        weights=tuple(layouts.factor(product.weight).value for product in products),
         result=y,
     )
 
@@ -68,12 +68,6 @@ def _multiplies(chain: Chain, i: int) -> int:
     product = chain.products[i]
     axes = {*chain.sides[i].axes, *chain.sides[i + 1].axes, *product.weight.axes}
     return math.prod(chain.binding.shape(tuple(axes)))
-
-
-def _weight(binding: Binding, weight: Leaf) -> Value:
-    """As the module has it; a normalized one is a local variable."""
-    normalized = weight.name in binding.structure.normalized
-    return Local(weight.name) if normalized else Attribute(weight.name)
 
 
 def helpers(out: Writer) -> None:
