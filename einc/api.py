@@ -16,7 +16,7 @@ from einc import compiler, specs
 from einc.analysis.profile import Profile
 from einc.analysis.why import Reasons
 from einc.codegen.chunks import Backward
-from einc.codegen.statements import Dtype
+from einc.codegen.nodes import Dtype
 from einc.errors import UsageError
 from einc.order import Order
 from einc.source import Source

@@ -17,14 +17,12 @@ from einc.analysis.certificate import Watch, certified, no_watch
 from einc.analysis.profile import Profile, profile
 from einc.analysis.why import Reasons, reasons
 from einc.codegen import names
-from einc.codegen.chain import native_chain
 from einc.codegen.chunks import Backward
 from einc.codegen.emit import emit
 from einc.codegen.fusion import fused
 from einc.codegen.lower import lower
-from einc.codegen.native import native
-from einc.codegen.nodes import Module
-from einc.codegen.statements import Dtype
+from einc.codegen.native.kernel import native_kernel
+from einc.codegen.nodes import Dtype, Module
 from einc.errors import UsageError
 from einc.order import ORDERS, Order
 from einc.plan import Plan
@@ -147,13 +145,13 @@ def module(
             )
         return replace(lowered, fused=kernel)
     if kernels == "native":
-        chain = native_chain(report)
-        if chain is None:
+        own = native_kernel(report, dtype)
+        if own is None:
             raise UsageError(
                 f"there is no native kernel {where}: it takes two factors and more, each "
                 "multiplied with x in turn, in one term"
             )
-        return replace(lowered, native=native(chain))
+        return replace(lowered, native=own)
     return lowered
 
 

@@ -29,15 +29,16 @@ analysis.rank
 analysis.certificate analysis.why
 analysis.profile
 codegen.nodes codegen.names codegen.writer codegen.runtime
-codegen.tiles codegen.triton_runtime codegen.native_runtime codegen.kernel_runtime
-codegen.c_runtime
+codegen.tiles codegen.triton_runtime codegen.kernel_runtime
+codegen.native.runtime codegen.native.c_common codegen.native.c_float32
+codegen.native.c_bfloat16
 codegen.strided
 codegen.layout codegen.lines codegen.recorder
-codegen.loops
-codegen.chain
-codegen.c_source
+codegen.native.loops codegen.native.chain
+codegen.native.looped codegen.native.matrices codegen.native.c_source
+codegen.native.c_loops codegen.native.c_matrices
 codegen.statements
-codegen.fusion codegen.triton codegen.native codegen.operations
+codegen.fusion codegen.triton codegen.native.kernel codegen.operations
 codegen.experts codegen.routed codegen.header codegen.gradients codegen.by_hand
 codegen.chunks
 codegen.orientations
@@ -98,7 +99,7 @@ LAYER = {
     for name in line.split()
 }
 PACKAGES = (
-    *("", "nn", "analysis", "codegen", "commands"),
+    *("", "nn", "analysis", "codegen", "codegen.native", "commands"),
     *("search", "drawing", "maps", "scale"),
 )
 """They say what they are for, and the first two what they offer; nothing imports from

@@ -19,13 +19,14 @@ from einc.codegen.nodes import (
     Chunks,
     ChunksCall,
     Cut,
+    Dtype,
     Local,
     Pad,
     Product,
     Value,
     View,
 )
-from einc.codegen.statements import Dims, Dtype, root_of
+from einc.codegen.statements import Dims, root_of
 from einc.sizes import Binding
 
 Backward = Literal["autograd", "manual", "recompute"]

@@ -13,14 +13,14 @@ from fractions import Fraction
 from einc import __version__
 from einc.codegen import (
     by_hand,
-    native,
-    native_runtime,
     routed,
     runtime,
     triton,
     triton_runtime,
 )
 from einc.codegen.lines import assign
+from einc.codegen.native import kernel as native
+from einc.codegen.native import runtime as native_runtime
 from einc.codegen.nodes import (
     Module,
     Normalized,
@@ -55,18 +55,18 @@ def emit(structure: Structure, modules: Sequence[Module]) -> str:
     is_routed = any(module.experts for module in modules)
     in_chunks = any(module.chunks for module in modules)
     has_triton = any(module.fused for module in modules)
-    has_native = any(module.native for module in modules)
+    kernels = [module.native for module in modules if module.native is not None]
     if is_routed:
         routed.helpers(out, modules)
     else:
         partial = "from functools import partial\n" * in_chunks
         imports = triton_runtime.IMPORTS if has_triton else IMPORTS
-        imports = native_runtime.IMPORTS if has_native else imports
+        imports = native_runtime.IMPORTS if kernels else imports
         out.lines_of(imports.format(partial=partial))
     if has_triton:
         triton.helpers(out)
-    if has_native:
-        native.helpers(out)
+    if kernels:
+        native.helpers(out, kernels)
     if any(_is_biased(s.value) for module in modules for s in module.statements):
         out.line()
         out.line()

@@ -23,10 +23,9 @@ from einc.codegen.layout import (
     dims_of,
     layout_text,
 )
-from einc.codegen.nodes import Assign, Contiguous, Guarded, Local, Product, Value
+from einc.codegen.nodes import Assign, Contiguous, Dtype, Guarded, Local, Product, Value
 from einc.codegen.statements import (
     Dims,
-    Dtype,
     Orientation,
     Statements,
     fresh,

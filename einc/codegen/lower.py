@@ -13,8 +13,7 @@ from einc.codegen.chunks import LEAST, Backward, in_chunks
 from einc.codegen.gradients import Gradients, all_gradients, is_chain
 from einc.codegen.header import copies, figures
 from einc.codegen.lowering import Lowering, lowerings
-from einc.codegen.nodes import Module, Parameter, Router
-from einc.codegen.statements import Dtype
+from einc.codegen.nodes import Dtype, Module, Parameter, Router
 from einc.errors import InternalError
 from einc.plan import Plan
 from einc.sizes import Binding

@@ -34,6 +34,7 @@ from einc.codegen.nodes import (
     Attribute,
     Contiguous,
     Cut,
+    Dtype,
     Experts,
     ExpertsCall,
     Local,
@@ -46,7 +47,7 @@ from einc.codegen.nodes import (
     Value,
 )
 from einc.codegen.orientations import orientations
-from einc.codegen.statements import Dtype, Orientation, Statements, fresh, root_of
+from einc.codegen.statements import Orientation, Statements, fresh, root_of
 from einc.plan import Contraction, Key, Leaf, Node, Plan, TermPlan
 from einc.sizes import Binding
 

@@ -12,6 +12,9 @@ from typing import Literal
 
 from einc.analysis.scaling import Scale
 
+Dtype = Literal["float32", "bfloat16"]
+"""What layouts and kernels are chosen for."""
+
 
 @dataclass(frozen=True)
 class Parameter:
@@ -307,12 +310,13 @@ class Fused:
 class Native:
     """Products of x with one of the `weights` each as one call of a kernel in C.
 
-    `source` is what this structure has of it, `equation` the same for an einsum whose
+    `source` is what this structure has of it for `dtype`, `equation` an einsum whose
     operands have these `shapes`, x and y for one token; `multiplies` are the
     multiply-adds of each product for a token. The call takes `x`, of at least `least`
     tokens, without gradients and with them; `result` is what is left of its y.
     """
 
+    dtype: Dtype
     source: str
     text: str
     equation: str

@@ -22,11 +22,10 @@ from einc.codegen.layout import (
     dims_of,
     kept,
 )
-from einc.codegen.nodes import Attribute, Contiguous, Local, Value, View
+from einc.codegen.nodes import Attribute, Contiguous, Dtype, Local, Value, View
 from einc.errors import InternalError
 from einc.sizes import Binding
 
-Dtype = Literal["float32", "bfloat16"]
 RUN = 16
 """Values that lie together and are copied as one."""
 SHORT_RUNS = 8.0

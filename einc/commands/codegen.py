@@ -10,7 +10,7 @@ import typer
 
 from einc import compiler, options
 from einc.codegen.chunks import Backward as BackwardName
-from einc.codegen.statements import Dtype as DtypeName
+from einc.codegen.nodes import Dtype as DtypeName
 from einc.errors import Diagnostic
 from einc.options import Stage
 from einc.order import Order as OrderName

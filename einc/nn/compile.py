@@ -16,7 +16,7 @@ from torch import nn
 from einc import compiler
 from einc.analysis.profile import Profile
 from einc.codegen.chunks import Backward
-from einc.codegen.statements import Dtype
+from einc.codegen.nodes import Dtype
 from einc.errors import UsageError
 from einc.sizes import Binding
 

@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from einc.analysis.profile import Profile
-from einc.codegen.statements import Dtype
+from einc.codegen.nodes import Dtype
 from einc.compiler import Kernels
 from einc.errors import UsageError
 from einc.nn.compile import class_of

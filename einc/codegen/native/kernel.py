@@ -1,22 +1,35 @@
 """The native kernel in a generated file: what is around its C, and where it is called.
 
-In: the `Chain` of a structure, and modules that have it as `Native`. Out: text. What is
-the same in all files is in `c_runtime` and `native_runtime`.
+In: a `Profile`, and modules that have its kernel as `Native`. Out: text. What is the same
+in all files is in `c_common`, in `c_float32` and `c_bfloat16`, and in `runtime`.
 """
 
 from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Iterable
 from string import ascii_letters
 
-from einc.codegen import c_runtime, kernel_runtime, native_runtime
-from einc.codegen.c_source import c_source
-from einc.codegen.chain import Chain
+from einc.analysis.profile import Profile
+from einc.codegen import kernel_runtime
 from einc.codegen.layout import Layouts
 from einc.codegen.lines import assign, expression
-from einc.codegen.nodes import Assign, Cut, Local, Module, Native, Pad, Value
+from einc.codegen.native import runtime
+from einc.codegen.native.c_bfloat16 import BFLOAT16
+from einc.codegen.native.c_common import COMMON
+from einc.codegen.native.c_float32 import FLOAT32
+from einc.codegen.native.c_loops import LoopSteps
+from einc.codegen.native.c_matrices import MatrixSteps
+from einc.codegen.native.c_source import Steps, c_source
+from einc.codegen.native.chain import Chain, native_chain
+from einc.codegen.native.looped import looped
+from einc.codegen.native.matrices import in_matrices
+from einc.codegen.nodes import Assign, Cut, Dtype, Local, Module, Native, Pad, Value
 from einc.codegen.writer import Writer
+
+SHARED: dict[Dtype, str] = {"float32": FLOAT32, "bfloat16": BFLOAT16}
+"""The C that kernels for a dtype share, behind what all have."""
 
 LEAST = 256
 """Tokens of a call: for fewer, plain operations take less, as was measured."""
@@ -26,13 +39,17 @@ gradient of its own.
 """
 
 
-def native(chain: Chain) -> Native:
-    """What a module has of the kernel."""
-    binding, products = chain.binding, chain.products
+def native_kernel(profile: Profile, dtype: Dtype) -> Native | None:
+    """What a module has of the kernel for a dtype, or None where there is none."""
+    chain = native_chain(profile)
+    steps = None if chain is None else _steps(chain, dtype)
+    if chain is None or steps is None:
+        return None
+    binding = chain.binding
     layouts = Layouts(binding)
     (term,) = binding.structure.terms
     letters = dict(zip(term.axes, ascii_letters[1:], strict=False))
-    tensors = [term.input, *(product.weight.axes for product in products), term.output]
+    tensors = [term.input, *(weight.axes for weight in chain.weights), term.output]
     first, *others, last = ("".join(letters[a] for a in axes) for axes in tensors)
     padded_in, padded_out = binding.padded[0]
     x: Value = Local("x")
@@ -42,42 +59,48 @@ def native(chain: Chain) -> Native:
     if padded_out != binding.d_out:
         y = Cut(y, binding.d_out)
     return Native(
-        source=c_source(chain),
+        dtype=dtype,
+        source=c_source(chain, steps),
         text=binding.structure.equations[0],
         equation=f"a{','.join([first, *others])}->a{last}",
         shapes=tuple(tuple(binding.shape(axes)) for axes in tensors),
-        multiplies=tuple(_multiplies(chain, i) for i in range(len(products))),
+        multiplies=tuple(_multiplies(chain, i) for i in range(len(chain.weights))),
         least=_least(chain),
         x=x,
-        weights=tuple(layouts.factor(product.weight).value for product in products),
+        weights=tuple(layouts.factor(weight).value for weight in chain.weights),
         result=y,
     )
 
 
+def _steps(chain: Chain, dtype: Dtype) -> Steps | None:
+    if dtype == "float32":
+        return LoopSteps(chain, looped(chain))
+    lowered = in_matrices(chain)
+    return None if lowered is None else MatrixSteps(chain, lowered)
+
+
 def _least(chain: Chain) -> tuple[int, int]:
     """Tokens of a call that is worth the kernel, without gradients and with them."""
-    features = sum(
-        side.row - side.padding for side in (chain.sides[0], chain.sides[-1])
-    )
-    tokens = FOR_WEIGHTS * sum(chain.sizes) // features
+    features = chain.features(0) + chain.features(-1)
+    tokens = FOR_WEIGHTS * sum(chain.counts) // features
     return LEAST, max(LEAST, 1 << (tokens - 1).bit_length() if tokens else 0)
 
 
 def _multiplies(chain: Chain, i: int) -> int:
     """The multiply-adds of a product for a token."""
-    product = chain.products[i]
-    axes = {*chain.sides[i].axes, *chain.sides[i + 1].axes, *product.weight.axes}
+    axes = {*chain.tensors[i], *chain.tensors[i + 1], *chain.holds[i]}
     return math.prod(chain.binding.shape(tuple(axes)))
 
 
-def helpers(out: Writer) -> None:
-    """What all classes of a file share: the tiles, and what compiles and calls."""
+def helpers(out: Writer, kernels: Iterable[Native]) -> None:
+    """What all classes of a file share: tiles for each dtype, and what compiles and calls."""
     # Another version of einc may write another kernel.
-    text = "".join((c_runtime.TILES, native_runtime.KERNEL))
+    text = "".join((COMMON, *SHARED.values(), runtime.KERNEL))
     digest = hashlib.sha256(text.encode()).hexdigest()[:8]
-    out.line()
-    _c_text(out, "TILES", c_runtime.TILES)
-    for block in (kernel_runtime.CHECKS, native_runtime.KERNEL):
+    for dtype in dict.fromkeys(kernel.dtype for kernel in kernels):
+        out.line()
+        _c_text(out, dtype.upper(), COMMON + SHARED[dtype])
+    for block in (kernel_runtime.CHECKS, runtime.KERNEL):
         out.line()
         out.line()
         out.lines_of(block.replace("DIGEST", digest))
@@ -107,7 +130,8 @@ def attributes(out: Writer, module: Module) -> None:
     assert kernel is not None
     out.line()
     with out.block("KERNEL: ClassVar = _Kernel("):
-        out.line(f"TILES + {_name(module)},")
+        out.line(f"torch.{kernel.dtype},")
+        out.line(f"{kernel.dtype.upper()} + {_name(module)},")
         out.line(f'"{kernel.equation}",')
         out.literal("(", [f"{shape}" for shape in kernel.shapes], "),")
         out.line(f"{kernel.multiplies},")

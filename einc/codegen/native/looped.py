@@ -1,23 +1,20 @@
-"""Which structures are a chain of products of x with one weight each, and how they lie.
+"""How the products of a chain are loops, and how what is between them lies.
 
-In: a `Profile`. Out: a `Chain`, or None. Each product is lowered to loops three times:
-forward, for the gradient of what it takes, and for that of its weight. The tensors
-between two products are a kernel's own: they lie as is best for the two.
+In: a `Chain`. Out: `Looped`. Each product is lowered to loops three times: forward, for
+the gradient of what it takes, and for that of its weight. The tensors between two
+products are a kernel's own: they lie as is best for the two.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import permutations
 
-from einc.analysis.profile import Profile
-from einc.codegen.layout import TOKENS, Dim, Layouts
-from einc.codegen.loops import Loops, Strides, best_loops
-from einc.plan import Contraction, Leaf
-from einc.sizes import Binding
-from einc.structure import Axis
+from einc.codegen.layout import TOKENS, Dim
+from einc.codegen.native.chain import Axes, Chain
+from einc.codegen.native.loops import Loops, Strides, best_loops
+from einc.plan import Leaf
 
 MOST_PERMUTED = 4
 """Axes that are put in every order; of more each is the fastest once."""
@@ -26,8 +23,6 @@ PADDING = 16
 """Values between the tokens of what is read: at powers of two they would all fall into
 the same few places of a cache. x and the gradient of y are copied for that.
 """
-
-Axes = tuple[Axis, ...]
 
 
 @dataclass(frozen=True)
@@ -62,82 +57,40 @@ class Product:
 
 
 @dataclass(frozen=True)
-class Chain:
+class Looped:
     """`sides` are x, what is between the products, and y; `back` those of gradients."""
 
-    binding: Binding
     products: tuple[Product, ...]
     sides: tuple[Side, ...]
     back: tuple[Side, ...]
 
-    @property
-    def sizes(self) -> list[int]:
-        """Of the weights."""
-        return [product.size for product in self.products]
 
-
-def native_chain(profile: Profile) -> Chain | None:
-    """The products of a structure, or None where it is no chain of at least two."""
-    spine = _spine(profile)
-    if spine is None:
-        return None
-    assert profile.figures is not None
-    binding = profile.figures.binding
-    weights, tensors = spine
-    layouts = Layouts(binding)
-    tensors = [layouts.big(axes) for axes in tensors]
-    holds = [layouts.big(weight.axes) for weight in weights]
-    if any(math.prod(binding.shape(axes)) == 1 for axes in holds):
-        return None
-    sizes: dict[Dim, int] = {
-        axis: binding.size(axis) for axes in (*tensors, *holds) for axis in axes
-    }
-    sides, forward = _lowered(tensors, holds, sizes)
-    back, backward = _lowered(tensors[::-1], holds[::-1], sizes)
+def looped(chain: Chain) -> Looped:
+    """Its products as loops."""
+    holds, sizes = chain.holds, chain.sizes
+    sides, forward = _lowered(chain.tensors, holds, sizes)
+    back, backward = _lowered(chain.tensors[::-1], holds[::-1], sizes)
     back, backward = back[::-1], backward[::-1]
     products = []
-    for i, weight in enumerate(weights):
+    for i, weight in enumerate(chain.weights):
         taken, given = sides[i].strides, back[i + 1].strides
         either = [
             best_loops((taken, given, None), holds[i], sizes),
             best_loops((given, taken, None), holds[i], sizes),
         ]
         turned = either[1].cost < either[0].cost
-        gradient = either[turned]
         products.append(
             Product(
                 weight,
                 holds[i],
-                math.prod(binding.shape(holds[i])),
+                chain.counts[i],
                 forward[i],
                 backward[i],
-                gradient,
+                either[turned],
                 turned,
             )
         )
-    return Chain(binding, tuple(products), tuple(sides), tuple(back))
-
-
-def _spine(profile: Profile) -> tuple[list[Leaf], list[Axes]] | None:
-    """The weights in the order in which x meets them, and x, what is between, and y."""
-    plan, figures = profile.plan, profile.figures
-    if figures is None or figures.binding.top is not None or len(plan.terms) > 1:
-        return None
-    (term,) = plan.terms
-    weights: list[Leaf] = []
-    node, tensors = term.root, [term.network.term.output]
-    while isinstance(node, Contraction):
-        node, weight = node.x_first
-        if not isinstance(weight, Leaf) or weight.private:
-            return None
-        weights.append(weight)
-        tensors.append(node.kept)
-    if not node.holds_x or node.private or len(weights) < 2:
-        return None
-    if len({weight.name for weight in weights}) < len(weights):
-        return None
-    tensors[-1] = term.network.term.input
-    return weights[::-1], tensors[::-1]
+    return Looped(tuple(products), tuple(sides), tuple(back))
 
 
 def _lowered(

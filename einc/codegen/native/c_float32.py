@@ -1,15 +1,11 @@
-"""The C that is the same in all native kernels, as text: tiles of products in registers.
+"""The C that is the same in all kernels for float32, as text: tiles in registers.
 
 `multiply` goes through one product as `loops` parts it; what else a kernel calls is
-behind it. The C of a structure, which calls these, is in `c_source`.
+behind it. The C of a structure, which calls these, is from `c_loops`.
 """
 
-TILES = r"""
-#include <stdint.h>
-#include <string.h>
-#if defined(__linux__)
-#include <sys/mman.h>
-#endif
+FLOAT32 = r"""
+typedef float value;
 
 /* Values in a vector, and rows of a tile with up to two columns of vectors, with three and
    with four, so that its sums fill the registers; and of one for the rows that are left. */
@@ -25,9 +21,6 @@ enum { TALL = 6, EVEN = 4, WIDE = 3, FEW = 2 };
 #else
 #define LANES 4
 #endif
-
-#define INLINE static inline __attribute__((always_inline))
-#define UNROLLED _Pragma("GCC unroll 16")
 
 /* out[row, column, lane] (+)= sum of left[row, sum, lane] * right[sum, column, lane].
    A step is how far apart two values are, 0 where they are the same. */
@@ -142,7 +135,6 @@ typedef struct {
 typedef float v1 __attribute__((vector_size(4), aligned(4), may_alias));
 typedef float v4 __attribute__((vector_size(16), aligned(4), may_alias));
 typedef float v8 __attribute__((vector_size(32), aligned(4), may_alias));
-typedef float v16 __attribute__((vector_size(64), aligned(4), may_alias));
 
 INLINE float total_1(v1 v)
 {
@@ -219,25 +211,10 @@ static void copy(long n, long features, const float *from, float *to, long row)
         memcpy(to + i * row, from + i * features, features * sizeof(float));
 }
 
-/* Large pages for what is to be written, where the system has them: it fills each new page
-   with zeros, and that takes longer than many a product. */
-static void use_large_pages(float *values, long size)
+static void add_bias(long n, long features, const float *bias, float *y)
 {
-#if defined(MADV_HUGEPAGE)
-    const uintptr_t page = 1 << 21, from = (uintptr_t)values;
-    const uintptr_t start = (from + page - 1) / page * page;
-    const uintptr_t end = (from + size * sizeof(float)) / page * page;
-    if (start < end)
-        madvise((void *)start, end - start, MADV_HUGEPAGE);
-#else
-    (void)values, (void)size;
-#endif
-}
-
-/* Tokens are parted among so many threads: a few each are worth one. */
-static long parts_of(long n, long threads)
-{
-    const long most = n > TALL ? (n + TALL - 1) / TALL : 1;
-    return threads < most ? threads : most;
+    for (long i = 0; i < n; i++)
+        for (long j = 0; j < features; j++)
+            y[i * features + j] += bias[j];
 }
 """

@@ -79,7 +79,7 @@ def best_loops(
 ) -> Loops:
     """Those of the least cost. Of left, right and out one is None, and has dims `free`."""
     place = tensors.index(None)
-    loops = _joined([free if t is None else t for t in tensors], sizes)
+    loops = joined([free if t is None else t for t in tensors], sizes)
     # Lanes that are summed over are added to out piece by piece, as gradients are.
     steps = (0, 1) if place == OUT else (1,)
     candidates = [
@@ -89,7 +89,7 @@ def best_loops(
     return min(found, key=lambda one: one.cost)
 
 
-def _joined(
+def joined(
     tensors: Sequence[Strides | Collection[Dim]], sizes: Mapping[Dim, int]
 ) -> list[Loop]:
     """All dimensions, those as one that lie together wherever they are."""

@@ -1,7 +1,7 @@
 """What is the same in all generated files with a native kernel, as text.
 
 How the C is compiled, and what operators of torch it becomes, with their gradients and
-their FLOPs. The C itself is in `c_runtime` and `c_source`. Nothing here imports torch.
+their FLOPs. The C itself is in the modules beside. Nothing here imports torch.
 """
 
 IMPORTS = """\
@@ -33,8 +33,9 @@ class _Kernel:
     the multiply-adds of each product for a token.
     """
 
-    def __init__(self, source, equation, shapes, multiplies, least):
-        self.source, self.equation, self.shapes = source, equation, shapes
+    def __init__(self, dtype, source, equation, shapes, multiplies, least):
+        self.dtype, self.source = dtype, source
+        self.equation, self.shapes = equation, shapes
         self.multiplies, self.least, self.library = multiplies, least, None
         what = f"{source} {equation} {shapes}"
         digest = hashlib.sha256(what.encode()).hexdigest()[:16]
@@ -72,19 +73,20 @@ class _Kernel:
     def takes(self, bias, x, *weights) -> bool:
         """Whether the kernel computes it, and not plain operations.
 
-        It does on CPUs in float32, where there is a C compiler, from `least` tokens on,
-        the second number where there will be gradients.
+        It does on CPUs in its dtype, also where autocast has it, if there is a C
+        compiler, from `least` tokens on, the second number where there are gradients.
         """
         tensors = [x, *weights, *([] if bias is None else [bias])]
         trains = torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
         if not HAS_COMPILER or len(x) < self.least[trains]:
             return False
-        fit = [t.is_cpu and _dtype(t) is torch.float32 for t in tensors]
+        fit = [t.is_cpu and _dtype(t) is self.dtype for t in tensors]
         return all(fit) and not _is_transformed(*tensors)
 
     def __call__(self, bias, x, *weights) -> torch.Tensor:
         """(n, in) to (n, out), with the bias."""
-        return self.operator(x, bias, *weights)
+        tensors = [t if t is None else t.to(self.dtype) for t in (x, bias, *weights)]
+        return self.operator(*tensors)
 
     def _compiled(self):
         """The C as a library, for this processor; a compiler without OpenMP has a thread."""
@@ -132,7 +134,8 @@ class _Kernel:
         """A function of the C, and the memory that it asks for."""
         library = self._compiled()
         sizes = [ctypes.c_long(len(x)), ctypes.c_long(torch.get_num_threads())]
-        space = x.new_empty(library[f"space_{name}"](*sizes))
+        floats = library[f"space_{name}"](*sizes)
+        space = torch.empty(floats, dtype=torch.float32)
         library[name](*sizes, *map(_pointer, (x, *tensors, space)))
 
     def _gradients_like(self, grad, x, weights, wanted):

@@ -1,0 +1,182 @@
+"""The steps of a chain in loops, for float32: what `c_source` calls for a block.
+
+In: a `Chain`. Out: C that calls the tiles of `c_float32`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from einc.codegen.layout import layout_text
+from einc.codegen.native.c_source import Sizes, braces, dims_text, each_value, place
+from einc.codegen.native.chain import Chain
+from einc.codegen.native.looped import Looped, Product, Side
+from einc.codegen.native.loops import Loop, Loops
+from einc.codegen.writer import Writer
+
+
+class LoopSteps:
+    """Steps in float32. What a product takes is `z{i}`, its gradient `dz{i}`."""
+
+    value_bytes = 4
+    blocks = (12, 48)
+    end = ""
+    zeroed = False
+
+    def __init__(self, chain: Chain, lowered: Looped) -> None:
+        self.lowered, self.sizes = lowered, chain.sizes
+        self.last = len(chain.weights) - 1
+
+    def functions(self, out: Writer) -> None:
+        sides, back = self.lowered.sides, self.lowered.back
+        for i, product in enumerate(self.lowered.products):
+            taken, given = sides[i : i + 2]
+            dtaken, dgiven = back[i : i + 2]
+            weight = product.weight.name
+            pair = (dgiven, taken) if product.turned else (taken, dgiven)
+            _product(out, f"forward_{i}", product.forward, weight, taken, given)
+            _product(out, f"backward_{i}", product.backward, weight, dgiven, dtaken)
+            _gradient(out, f"gradient_{i}", product.gradient, weight, *pair)
+            _weights(out, i, product, self.sizes)
+
+    def weights(self, kind: str) -> list[int]:
+        return [
+            0 if _loops(product, kind).free == product.axes else product.size
+            for product in self.lowered.products
+        ]
+
+    def sums(self) -> list[int]:
+        return [product.size for product in self.lowered.products]
+
+    def buffers(self, backward: bool) -> dict[str, int]:
+        found = {f"z{i}": s.row for i, s in enumerate(self.lowered.sides[:-1])}
+        if backward:
+            given = enumerate(self.lowered.back[1:], start=1)
+            found |= {f"dz{i}": side.row for i, side in given}
+        return found
+
+    def enter(self, out: Writer, backward: bool) -> None:
+        _copy(out, "x", "z0", self.lowered.sides[0])
+        if backward:
+            _copy(out, "dy", f"dz{self.last + 1}", self.lowered.back[-1])
+
+    def forward(self, out: Writer, i: int) -> None:
+        y = f"y + at * {self.lowered.sides[-1].row}"
+        to = y if i == self.last else f"z{i + 1}"
+        out.line(f"forward_{i}(m, z{i}, w{i}, {to});")
+
+    def backward(self, out: Writer, i: int) -> None:
+        to = f"dz{i}" if i else f"dx + at * {self.lowered.back[0].row}"
+        out.line(f"backward_{i}(m, dz{i + 1}, v{i}, {to});")
+
+    def gradient(self, out: Writer, i: int) -> None:
+        pair = (f"z{i}", f"dz{i + 1}")
+        left, right = pair[::-1] if self.lowered.products[i].turned else pair
+        out.line(f"gradient_{i}(m, {left}, {right}, sums{i});")
+
+
+def _product(
+    out: Writer, name: str, loops: Loops, weight: str, taken: Side, given: Side
+) -> None:
+    weight = f"{weight}{dims_text(loops.free)}"
+    out.line(
+        f"/* {dims_text(given.axes)} = {dims_text(taken.axes)} * {weight}, by token */"
+    )
+    added = " || ".join(f"i{k}" for k in loops.added) or "0"
+    _function(out, name, loops, added)
+
+
+def _gradient(
+    out: Writer, name: str, loops: Loops, weight: str, left: Side, right: Side
+) -> None:
+    result = f"d{weight}{dims_text(loops.free)}"
+    out.line(
+        f"/* {result} += {dims_text(left.axes)} * {dims_text(right.axes)}, over tokens */"
+    )
+    _function(out, name, loops, "1")
+
+
+def _function(out: Writer, name: str, loops: Loops, added: str) -> None:
+    """Loops around `multiply`, for n tokens."""
+    out.line(f"static void {name}(")
+    out.line("    long n, const float *left, const float *right, float *out)")
+    out.line("{")
+    depth = out.indent
+    for k, loop in enumerate(loops.outer):
+        out.indent += "    "
+        comment = f"/* {layout_text((loop.dims,))} */"
+        out.line(f"for (long i{k} = 0; i{k} < {loop.size}; i{k}++) {comment}")
+    out.indent += "    "
+    out.line("multiply((Product){")
+    with out.indented():
+        _fields(out, loops, added)
+    out.line("});")
+    out.indent = depth
+    out.line("}")
+    out.line()
+
+
+def _fields(out: Writer, loops: Loops, added: str) -> None:
+    rows, summed, columns, lanes = parts = (
+        loops.rows,
+        loops.summed,
+        loops.columns,
+        loops.lanes,
+    )
+    for field, loop in zip(("rows", "sum", "columns", "lanes"), parts, strict=True):
+        size = "n" if loop.of_tokens else str(loop.size)
+        comment = f" /* {layout_text((loop.dims,))} */" * bool(loop.dims)
+        out.line(f".{field} = {size},{comment}")
+    roles = (
+        ("left", (("row", rows), ("sum", summed), ("lane", lanes))),
+        ("right", (("sum", summed), ("column", columns), ("lane", lanes))),
+        ("out", (("row", rows), ("column", columns), ("lane", lanes))),
+    )
+    for i, (name, steps) in enumerate(roles):
+        out.line(f".{name} = {_start(name, loops.outer, i)},")
+        fields = [f".{name}_{role} = {loop.steps[i]}" for role, loop in steps]
+        out.line(f"{', '.join(fields)},")
+    out.line(f".add = {added},")
+
+
+def _start(name: str, outer: Sequence[Loop], place: int) -> str:
+    steps = [loop.steps[place] for loop in outer]
+    return " + ".join([name, *(f"{s} * i{k}" for k, s in enumerate(steps) if s)])
+
+
+def _weights(out: Writer, i: int, product: Product, sizes: Sizes) -> None:
+    """What puts a weight into the orders of the loops, and its gradient out of them."""
+    name, natural = product.weight.name, product.axes
+    for kind in ("forward", "backward"):
+        free = _loops(product, kind).free
+        if free == natural:
+            continue
+        out.line(f"/* {name}{dims_text(natural)} to {dims_text(free)} */")
+        out.line(f"static void {kind}_weight_{i}(")
+        out.line("    long threads, const float *from, float *to)")
+        with braces(out), each_value(out, free, sizes, product.size):
+            to = place(free, free, sizes)
+            out.line(f"to[{to}] = from[{place(natural, free, sizes)}];")
+        out.line()
+    free = product.gradient.free
+    out.line(
+        f"/* d{name}{dims_text(natural)} from the sums of all parts, {dims_text(free)} */"
+    )
+    out.line(f"static void add_up_{i}(")
+    out.line("    long threads, long parts, long size, const float *sums, float *to)")
+    with braces(out), each_value(out, free, sizes, product.size), braces(out):
+        out.line(f"const float *own = sums + {place(free, free, sizes)};")
+        out.line("float sum = 0;")
+        out.line("for (long part = 0; part < parts; part++)")
+        out.line("    sum += own[part * size];")
+        out.line(f"to[{place(natural, free, sizes)}] = sum;")
+    out.line()
+
+
+def _loops(product: Product, kind: str) -> Loops:
+    return product.forward if kind == "forward" else product.backward
+
+
+def _copy(out: Writer, name: str, to: str, side: Side) -> None:
+    features = side.row - side.padding
+    out.line(f"copy(m, {features}, {name} + at * {features}, {to}, {side.row});")

@@ -1,0 +1,291 @@
+"""The steps of a chain in matrices, for bfloat16: what `c_source` calls for a block.
+
+In: a `Chain`. Out: C that calls what `c_bfloat16` has.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+
+from einc.codegen.layout import TOKENS
+from einc.codegen.native.c_source import Sizes, braces, dims_text, each_value, place
+from einc.codegen.native.chain import Axes, Chain
+from einc.codegen.native.loops import NONE, Loop, Strides, joined
+from einc.codegen.native.matrices import (
+    DEEPEST,
+    InMatrices,
+    Roles,
+    extent,
+    padded,
+    steps_of,
+    strides,
+)
+from einc.codegen.writer import Writer
+
+SIDE = 16
+"""Of a tile of sums."""
+MOST = 128
+"""Tokens of a block."""
+
+
+class MatrixSteps:
+    """Steps in bfloat16.
+
+    Side i of the chain, x being side 0, has a buffer `g{i}` in the form in which it is
+    written and `t{i}` in that in which it is read, or one where they are the same, and
+    its gradient `gd{i}` and `td{i}`. x, y and their gradients are these where they can.
+    """
+
+    value_bytes = 2
+    end = "end_tiles();"
+
+    def __init__(self, chain: Chain, lowered: InMatrices) -> None:
+        self.chain, self.sizes, self.roles = chain, chain.sizes, lowered.roles
+        self.last = len(chain.weights) - 1
+        sides = range(self.last + 2)
+        forward, back = lowered.forward, lowered.back
+        names = [*map(str, sides), *(f"d{i}" for i in sides[::-1])]
+        written = (*forward.written, *back.written)
+        read = (*forward.read, *back.read)
+        self.forms = dict(zip(names, zip(written, read, strict=True), strict=True))
+        end = self.last + 1
+        features = chain.features
+        self.begins = {
+            "0": f"x + at * {features(0)}",
+            f"d{end}": f"dy + at * {features(-1)}",
+        }
+        self.stops = {
+            f"{end}": f"y + at * {features(-1)}",
+            "d0": f"dx + at * {features(0)}",
+        }
+        # A block is a whole number of steps of the gradients' sums over rows.
+        rows = [DEEPEST // math.gcd(DEEPEST, self._extent(r.kept)) for r in self.roles]
+        self.blocks = (math.lcm(*rows), MOST)
+        depths = [e for r in self.roles for e in map(self._extent, (r.taken, r.given))]
+        self.zeroed = any(padded(depth) > depth for depth in depths)
+
+    def _extent(self, axes: Axes) -> int:
+        return extent(axes, self.sizes)
+
+    def functions(self, out: Writer) -> None:
+        for i, roles in enumerate(self.roles):
+            taken, given = self.forms[f"{i}"][1], self.forms[f"{i + 1}"][0]
+            dtaken, dgiven = self.forms[f"d{i + 1}"][1], self.forms[f"d{i}"][0]
+            pair = (dtaken, taken) if self._is_turned(roles) else (taken, dtaken)
+            self._shape(out, f"FORWARD_{i}", roles, taken, given)
+            self._shape(out, f"BACKWARD_{i}", roles.turned, dtaken, dgiven)
+            self._shape(out, f"GRADIENT_{i}", self._by_gradient(roles), *pair)
+            out.line()
+            self._weight(out, "forward", i, roles)
+            self._weight(out, "backward", i, roles.turned)
+            self._add_up(out, i, self._by_gradient(roles))
+        for name, (written, read) in self.forms.items():
+            if written != read:
+                self._order(out, f"order_{name}", written, read)
+
+    def weights(self, kind: str) -> list[int]:
+        return [
+            self._weight_size(roles if kind == "forward" else roles.turned)
+            for roles in self.roles
+        ]
+
+    def sums(self) -> list[int]:
+        found = []
+        for roles in map(self._by_gradient, self.roles):
+            tall, broad = self._tiles(roles)
+            found.append(self._extent(roles.batch) * tall * broad * SIDE * SIDE)
+        return found
+
+    def buffers(self, backward: bool) -> dict[str, int]:
+        found: dict[str, Strides] = {}
+        for name, (written, read) in self.forms.items():
+            if name.startswith("d") > backward or (
+                backward and name == f"{self.last + 1}"
+            ):
+                continue
+            if written != read and name not in self.begins:
+                found[f"g{name}"] = written
+            if name not in self.stops and (written != read or name not in self.begins):
+                found[f"t{name}"] = read
+        sizes = {name: -(-form[TOKENS] // 2) for name, form in found.items()}
+        if backward:
+            sizes["scratch"] = max(map(self._gradient_space, self.roles))
+        return sizes
+
+    def _gradient_space(self, roles: Roles) -> int:
+        """Floats for a token's part of both operands of a matrix."""
+        return self._extent(roles.kept) * SIDE * sum(self._tiles(roles)) // 2
+
+    def enter(self, out: Writer, backward: bool) -> None:
+        for name, tensor in list(self.begins.items())[: 1 + backward]:
+            if self._reorders(name):
+                out.line(f"order_{name}(m, {tensor}, t{name});")
+
+    def forward(self, out: Writer, i: int) -> None:
+        self._product(out, f"FORWARD_{i}", i, f"{i}", f"w{i}", f"{i + 1}")
+
+    def backward(self, out: Writer, i: int) -> None:
+        self._product(out, f"BACKWARD_{i}", i, f"d{i + 1}", f"v{i}", f"d{i}")
+
+    def gradient(self, out: Writer, i: int) -> None:
+        left, right = self._read(f"{i}"), self._read(f"d{i + 1}")
+        if self._is_turned(self.roles[i]):
+            left, right = right, left
+        rows = self._rows(i)
+        out.line(f"gradient({rows}, GRADIENT_{i}, {left}, {right}, sums{i}, scratch);")
+
+    def _product(
+        self, out: Writer, shape: str, i: int, taken: str, weight: str, given: str
+    ) -> None:
+        end = self.stops.get(given)
+        reorders = self._reorders(given)
+        to = f"g{given}" if reorders else end or f"t{given}"
+        read = self._read(taken)
+        out.line(f"multiply_all({self._rows(i)}, {shape}, {read}, {weight}, {to});")
+        if reorders:
+            out.line(f"order_{given}(m, g{given}, {end or f't{given}'});")
+
+    def _rows(self, i: int) -> str:
+        return f"m * {self._extent(self.roles[i].kept)}"
+
+    def _read(self, name: str) -> str:
+        begins = name in self.begins and not self._reorders(name)
+        return self.begins[name] if begins else f"t{name}"
+
+    def _reorders(self, name: str) -> bool:
+        written, read = self.forms[name]
+        return written != read
+
+    def _is_turned(self, roles: Roles) -> bool:
+        """Whether what it gives is less to transpose than what it takes."""
+        return self._extent(roles.given) < self._extent(roles.taken)
+
+    def _by_gradient(self, roles: Roles) -> Roles:
+        return roles.turned if self._is_turned(roles) else roles
+
+    def _shape(
+        self, out: Writer, name: str, roles: Roles, taken: Strides, given: Strides
+    ) -> None:
+        batch, rows = self._extent(roles.batch), self._extent(roles.kept)
+        depth, lanes = self._extent(roles.taken), self._extent(roles.given)
+        steps, step = steps_of(depth)
+        text = f"{batch}, {depth}, {lanes}, {steps}, {step}"
+        for form in (taken, given):
+            width = form[roles.batch[-1]] if roles.batch else 0
+            text += f", {form[TOKENS] // rows}, {width}"
+        what = f"{dims_text(roles.taken)} to {dims_text(roles.given)}"
+        around = dims_text((*roles.kept, *roles.batch))
+        out.line(f"/* {what}, for each of {around} */")
+        out.line(f"static const Matrices {name} = {{{text}}};")
+
+    def _weight(self, out: Writer, kind: str, i: int, roles: Roles) -> None:
+        """What puts a weight into the pairs that its products read."""
+        axes, sizes = self.chain.holds[i], self.sizes
+        depth, lanes = self._extent(roles.taken), self._extent(roles.given)
+        pairs = padded(depth) // 2
+        size = 2 * self._weight_size(roles) // self._extent(roles.batch)
+        row, column = (
+            _step(group, axes, sizes) for group in (roles.taken, roles.given)
+        )
+        out.line(f"/* {self.chain.weights[i].name}{dims_text(axes)} in pairs */")
+        out.line(f"static void {kind}_weight_{i}(")
+        out.line("    long threads, const value *from, value *to)")
+        with braces(out):
+            if row and column:
+                batch = place(roles.batch, roles.batch, sizes)
+                start = place(axes, roles.batch, sizes)
+                with each_value(out, roles.batch, sizes, self.chain.counts[i]):
+                    out.line(f"pack({depth}, {lanes}, from + {start}, {row}, {column},")
+                    out.line(f"     to + ({batch}) * {size}, {pairs});")
+            else:
+                out.line(f"memset(to, 0, {4 * self._weight_size(roles)});")
+                with each_value(out, axes, sizes, self.chain.counts[i]), braces(out):
+                    self._places(
+                        out, axes, batch=roles.batch, k=roles.taken, n=roles.given
+                    )
+                    tile = f"batch * {size} + n / {SIDE} * {2 * SIDE * pairs}"
+                    at = f"{tile} + k / 2 * {2 * SIDE} + n % {SIDE} * 2 + k % 2"
+                    out.line(f"to[{at}] = from[{place(axes, axes, sizes)}];")
+        out.line()
+
+    def _places(self, out: Writer, axes: Axes, **groups: Axes) -> None:
+        for name, group in groups.items():
+            out.line(f"const long {name} = {place(group, axes, self.sizes)};")
+
+    def _add_up(self, out: Writer, i: int, roles: Roles) -> None:
+        axes, sizes = self.chain.holds[i], self.sizes
+        name = self.chain.weights[i].name
+        out.line(f"/* d{name}{dims_text(axes)} from the tiles of all parts */")
+        out.line(f"static void add_up_{i}(")
+        out.line(
+            "    long threads, long parts, long size, const float *sums, value *to)"
+        )
+        with (
+            braces(out),
+            each_value(out, axes, sizes, self.chain.counts[i]),
+            braces(out),
+        ):
+            self._places(out, axes, batch=roles.batch, r=roles.taken, c=roles.given)
+            tall, broad = self._tiles(roles)
+            tile = f"((batch * {tall} + r / {SIDE}) * {broad} + c / {SIDE})"
+            at = f"{tile} * {SIDE * SIDE} + r % {SIDE} * {SIDE} + c % {SIDE}"
+            out.line(f"const float *own = sums + {at};")
+            out.line("float sum = 0;")
+            out.line("for (long part = 0; part < parts; part++)")
+            out.line("    sum += own[part * size];")
+            out.line(f"to[{place(axes, axes, sizes)}] = narrow(sum);")
+        out.line()
+
+    def _tiles(self, roles: Roles) -> tuple[int, int]:
+        taken, given = self._extent(roles.taken), self._extent(roles.given)
+        return -(-taken // SIDE), -(-given // SIDE)
+
+    def _order(self, out: Writer, name: str, source: Strides, target: Strides) -> None:
+        """From one form to another, for n tokens."""
+        loops = joined((source, target, ()), self.sizes)
+        inner = [loop for loop in loops if not loop.of_tokens]
+        columns = next((loop for loop in inner if loop.steps[0] == 1), NONE)
+        rows = next((loop for loop in inner if loop.steps[1] == 1), NONE)
+        out.line(f"/* {dims_text(source)} to {dims_text(target)} */")
+        out.line(f"static void {name}(long n, const value *from, value *to)")
+        with braces(out):
+            depth = out.indent
+            outer = [loop for loop in loops if loop not in (rows, columns)]
+            for k, loop in enumerate(outer):
+                size = "n" if loop.of_tokens else f"{loop.size}"
+                out.line(f"for (long i{k} = 0; i{k} < {size}; i{k}++)")
+                out.indent += "    "
+            starts = [_start(outer, place) for place in (0, 1)]
+            if rows == columns:
+                size = f"{columns.size} * sizeof(value)"
+                out.line(f"memcpy(to{starts[1]}, from{starts[0]}, {size});")
+            else:
+                out.line(
+                    f"transpose({rows.size}, {columns.size}, from{starts[0]}, "
+                    f"{rows.steps[0]}, to{starts[1]}, {columns.steps[1]});"
+                )
+            out.indent = depth
+        out.line()
+
+    def _weight_size(self, roles: Roles) -> int:
+        """In floats."""
+        lanes = self._tiles(roles)[1] * SIDE
+        depth = padded(self._extent(roles.taken))
+        return self._extent(roles.batch) * lanes * depth // 2
+
+
+def _start(outer: Sequence[Loop], place: int) -> str:
+    """Where the loops around are, in one of two forms."""
+    steps = enumerate(loop.steps[place] for loop in outer)
+    return "".join(f" + {step} * i{k}" for k, step in steps if step)
+
+
+def _step(group: Axes, axes: Axes, sizes: Sizes) -> int:
+    """How far apart the values of a group lie in a weight, 0 where that is not one step."""
+    steps = strides(axes, sizes, 1)[0]
+    are_one = all(
+        steps[one] == steps[other] * sizes[other] for one, other in pairwise(group)
+    )
+    return steps[group[-1]] if group and are_one else int(not group)
