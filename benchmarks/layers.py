@@ -1,13 +1,14 @@
 """Structures of the library beside nn.Linear, einsums and other libraries.
 
-    python benchmarks/layers.py [--only NAME] [--dtype NAME] [--kernels native] [-o FOLDER]
+    python benchmarks/layers.py [--only NAME] [--dtype NAME] [--kernels native]
+                                [--tokens N] [-o FOLDER]
 
 Measures by `einc bench`, each structure and shape in a process of its own; other libraries
 where they are installed (peers.py says how). Writes layers_DTYPE.json, all documents of
 `einc bench --json`, and layers_DTYPE.md, a row a measurement. With --only those rows
-alone are measured anew. With --kernels native the kernel in C takes part where there is one,
-in calls of the tokens that it takes, and the files are layers_DTYPE_native. Leave the
-machine alone meanwhile.
+alone are measured anew, and with --tokens these numbers of tokens alone. With --kernels
+native the kernel in C takes part where there is one, in calls of the tokens that it takes,
+and the files are layers_DTYPE_native. Leave the machine alone meanwhile.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import argparse
 import json
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -56,7 +58,7 @@ SHAPES = ((1024, 1024), (2304, 2304), (4096, 4096), (1024, 4096))
 TOKENS = (1, 16, 256, 2048)
 MORE = 8192
 """Tokens more, at 1,024 features."""
-LEAST = 256
+LEAST = {"float32": 256, "bfloat16": 16}
 """Tokens from which on a kernel in C is used."""
 PEERS = {"tensorly": "tltorch", "torch_structured": "torch_structured"}
 """What is imported for each."""
@@ -70,15 +72,19 @@ OTHERS = {
 
 
 def measured(
-    structure: Structure, shape: tuple[int, int], dtype: str, kernels: str
+    structure: Structure,
+    shape: tuple[int, int],
+    dtype: str,
+    kernels: str,
+    tokens: Sequence[int],
 ) -> Any:
     """The document of `einc bench --json`."""
     command = [sys.executable, "-m", "einc", "bench", "--json", "--kernels", kernels]
     command += structure.options(shape[0])
     command += ["--in", str(shape[0]), "--out", str(shape[1]), "--dtype", dtype]
-    least = LEAST if kernels == "native" else 1
-    for tokens in (*TOKENS, *[MORE] * (shape == (1024, 1024))):
-        command += ["--tokens", str(tokens)] * (tokens >= least)
+    least = LEAST[dtype] if kernels == "native" else 1
+    for count in tokens or (*TOKENS, *[MORE] * (shape == (1024, 1024))):
+        command += ["--tokens", str(count)] * (count >= least)
     command += ["--compile"] * (structure.compiled and shape == SHAPES[0])
     if structure.peer is not None and find_spec(PEERS[structure.peer]):
         command += [
@@ -130,6 +136,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", action="append", metavar="NAME", choices=STRUCTURES)
     parser.add_argument("--dtype", default="float32", metavar="NAME")
+    parser.add_argument("--tokens", type=int, action="append", metavar="N", default=[])
     parser.add_argument("-o", type=Path, default=Path(), metavar="FOLDER")
     parser.add_argument("--kernels", default="torch", choices=["torch", "native"])
     options = parser.parse_args()
@@ -143,8 +150,15 @@ def main() -> None:
     for name in options.only or structures:
         found[name] = []
         for shape in SHAPES:
-            document = measured(STRUCTURES[name], shape, options.dtype, options.kernels)
-            found[name].append(document)
+            found[name].append(
+                measured(
+                    STRUCTURES[name],
+                    shape,
+                    options.dtype,
+                    options.kernels,
+                    options.tokens,
+                )
+            )
             print("\n".join(lines(name, found[name][-1], others)), flush=True)
     found = {name: found[name] for name in STRUCTURES if name in found}
     documents = [document for some in found.values() for document in some]

@@ -413,11 +413,17 @@ def test_few_tokens_are_left_to_the_plain_operations() -> None:
 
 def test_how_many_tokens_are_few() -> None:
     """As many as the weights are worth, in powers of two."""
-    found = [
-        compiler.module(einc.load(name).analyze(4096, 4096), kernels="native").native
-        for name in ("kronecker", "monarch")
-    ]
-    assert [kernel and kernel.least for kernel in found] == [(256, 256), (256, 512)]
+
+    def least(name: str, size: int, dtype: Dtype) -> Any:
+        profile = einc.load(name).analyze(size, size)
+        module = compiler.module(profile, dtype=dtype, kernels="native")
+        return module.native and module.native.least
+
+    assert least("kronecker", 4096, "float32") == (256, 256)
+    assert least("monarch", 4096, "float32") == (256, 512)
+    assert least("kronecker", 4096, "bfloat16") == (16, 64)
+    assert least("monarch", 2304, "bfloat16") == (16, 128)
+    assert least("monarch", 4096, "bfloat16") == (256, 256)
 
 
 def test_other_dtypes_are_left_to_the_plain_operations() -> None:

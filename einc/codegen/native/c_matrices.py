@@ -44,22 +44,17 @@ class MatrixSteps:
     def __init__(self, chain: Chain, lowered: InMatrices) -> None:
         self.chain, self.sizes, self.roles = chain, chain.sizes, lowered.roles
         self.last = len(chain.weights) - 1
-        sides = range(self.last + 2)
-        forward, back = lowered.forward, lowered.back
-        names = [*map(str, sides), *(f"d{i}" for i in sides[::-1])]
-        written = (*forward.written, *back.written)
-        read = (*forward.read, *back.read)
-        self.forms = dict(zip(names, zip(written, read, strict=True), strict=True))
         end = self.last + 1
-        features = chain.features
-        self.begins = {
-            "0": f"x + at * {features(0)}",
-            f"d{end}": f"dy + at * {features(-1)}",
+        self.there = [f"{i}" for i in range(end + 1)]
+        self.back = [f"d{i}" for i in self.there[::-1]]
+        self.forms = {
+            name: (written, read)
+            for names, way in ((self.there, lowered.forward), (self.back, lowered.back))
+            for name, written, read in zip(names, way.written, way.read, strict=True)
         }
-        self.stops = {
-            f"{end}": f"y + at * {features(-1)}",
-            "d0": f"dx + at * {features(0)}",
-        }
+        d_in, d_out = chain.features(0), chain.features(-1)
+        self.begins = {"0": f"x + at * {d_in}", f"d{end}": f"dy + at * {d_out}"}
+        self.stops = {f"{end}": f"y + at * {d_out}", "d0": f"dx + at * {d_in}"}
         # A block is a whole number of steps of the gradients' sums over rows.
         rows = [DEEPEST // math.gcd(DEEPEST, self._extent(r.kept)) for r in self.roles]
         self.blocks = (math.lcm(*rows), MOST)
@@ -100,14 +95,12 @@ class MatrixSteps:
 
     def buffers(self, backward: bool) -> dict[str, int]:
         found: dict[str, Strides] = {}
-        for name, (written, read) in self.forms.items():
-            if name.startswith("d") > backward or (
-                backward and name == f"{self.last + 1}"
-            ):
-                continue
-            if written != read and name not in self.begins:
+        # Backward computes again what is before y.
+        for name in [*self.there[:-1], *self.back] if backward else self.there:
+            written, read = self.forms[name]
+            if name not in self.begins and written != read:
                 found[f"g{name}"] = written
-            if name not in self.stops and (written != read or name not in self.begins):
+            if name not in self.stops and (name not in self.begins or written != read):
                 found[f"t{name}"] = read
         sizes = {name: -(-form[TOKENS] // 2) for name, form in found.items()}
         if backward:
@@ -171,14 +164,18 @@ class MatrixSteps:
         batch, rows = self._extent(roles.batch), self._extent(roles.kept)
         depth, lanes = self._extent(roles.taken), self._extent(roles.given)
         steps, step = steps_of(depth)
-        text = f"{batch}, {depth}, {lanes}, {steps}, {step}"
-        for form in (taken, given):
-            width = form[roles.batch[-1]] if roles.batch else 0
-            text += f", {form[TOKENS] // rows}, {width}"
         what = f"{dims_text(roles.taken)} to {dims_text(roles.given)}"
         around = dims_text((*roles.kept, *roles.batch))
         out.line(f"/* {what}, for each of {around} */")
-        out.line(f"static const Matrices {name} = {{{text}}};")
+        out.line(f"static const Matrices {name} = {{")
+        with out.indented():
+            out.line(f".batch = {batch}, .taken = {depth}, .given = {lanes},")
+            out.line(f".steps = {steps}, .step = {step},")
+            for side, form in (("taken", taken), ("given", given)):
+                width = form[roles.batch[-1]] if roles.batch else 0
+                row = form[TOKENS] // rows
+                out.line(f".{side}_row = {row}, .{side}_width = {width},")
+        out.line("};")
 
     def _weight(self, out: Writer, kind: str, i: int, roles: Roles) -> None:
         """What puts a weight into the pairs that its products read."""

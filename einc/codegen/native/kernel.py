@@ -31,9 +31,14 @@ from einc.codegen.writer import Writer
 SHARED: dict[Dtype, str] = {"float32": FLOAT32, "bfloat16": BFLOAT16}
 """The C that kernels for a dtype share, behind what all have."""
 
-LEAST = 256
-"""Tokens of a call: for fewer, plain operations take less, as was measured."""
-FOR_WEIGHTS = 8
+FITTING = 1 << 18
+"""Values of weights that a core's cache has room for."""
+LEAST: dict[Dtype, tuple[int, int]] = {"float32": (256, 256), "bfloat16": (16, 64)}
+"""Tokens of a call with such weights, without gradients and with them: for fewer, plain
+operations take less, as was measured."""
+MORE = (256, 256)
+"""The same with larger weights."""
+FOR_WEIGHTS: dict[Dtype, int] = {"float32": 8, "bfloat16": 2}
 """How many values of tokens make up for one of a weight, of which each thread has a
 gradient of its own.
 """
@@ -65,7 +70,7 @@ def native_kernel(profile: Profile, dtype: Dtype) -> Native | None:
         equation=f"a{','.join([first, *others])}->a{last}",
         shapes=tuple(tuple(binding.shape(axes)) for axes in tensors),
         multiplies=tuple(_multiplies(chain, i) for i in range(len(chain.weights))),
-        least=_least(chain),
+        least=_least(chain, dtype),
         x=x,
         weights=tuple(layouts.factor(weight).value for weight in chain.weights),
         result=y,
@@ -79,11 +84,13 @@ def _steps(chain: Chain, dtype: Dtype) -> Steps | None:
     return None if lowered is None else MatrixSteps(chain, lowered)
 
 
-def _least(chain: Chain) -> tuple[int, int]:
+def _least(chain: Chain, dtype: Dtype) -> tuple[int, int]:
     """Tokens of a call that is worth the kernel, without gradients and with them."""
+    values = sum(chain.counts)
+    forward, training = LEAST[dtype] if values <= FITTING else MORE
     features = chain.features(0) + chain.features(-1)
-    tokens = FOR_WEIGHTS * sum(chain.counts) // features
-    return LEAST, max(LEAST, 1 << (tokens - 1).bit_length() if tokens else 0)
+    tokens = FOR_WEIGHTS[dtype] * values // features
+    return forward, max(training, 1 << (tokens - 1).bit_length() if tokens else 0)
 
 
 def _multiplies(chain: Chain, i: int) -> int:
