@@ -12,10 +12,11 @@ BFLOAT16 = r"""
 
 typedef uint16_t value; /* the upper half of a float */
 
+/* Vectors of so many values, and the bits of as many floats. */
 typedef uint16_t h8 __attribute__((vector_size(16), aligned(2), may_alias));
 typedef uint16_t h16 __attribute__((vector_size(32), aligned(2), may_alias));
 typedef uint16_t h32 __attribute__((vector_size(64), aligned(2), may_alias));
-typedef uint32_t u16 __attribute__((vector_size(64), aligned(2), may_alias));
+typedef uint32_t bits16 __attribute__((vector_size(64), aligned(2), may_alias));
 
 enum { SIDE = 16, TILE = SIDE * SIDE };
 
@@ -29,7 +30,7 @@ INLINE float wide(value from)
 
 INLINE v16 wide_16(h16 from)
 {
-    return (v16)(__builtin_convertvector(from, u16) << 16);
+    return (v16)(__builtin_convertvector(from, bits16) << 16);
 }
 
 /* To the nearest, and of two as near to the even one. */
@@ -38,8 +39,8 @@ INLINE h16 narrow_16(v16 from)
 #if defined(__AVX512BF16__)
     return (h16)_mm512_cvtneps_pbh((__m512)from);
 #else
-    const u16 bits = (u16)from, is_number = (u16)(from == from);
-    const u16 rounded = (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
+    const bits16 bits = (bits16)from, is_number = (bits16)(from == from);
+    const bits16 rounded = (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
     return __builtin_convertvector((rounded & is_number) | (0x7fc0 & ~is_number), h16);
 #endif
 }
@@ -126,9 +127,10 @@ INLINE void pair(
         }
 }
 
-/* The same of values that lie anyhow: steps apart from row to row and column to column. */
+/* The same of values with any steps from row to row and from column to column. */
 INLINE void pack(
-    long rows, long columns, const value *from, long row, long column, value *to, long pairs)
+    long rows, long columns, const value *from, long row, long column, value *to,
+    long pairs)
 {
     if (column == 1) {
         pair(rows, columns, from, row, to, pairs);
@@ -264,11 +266,11 @@ INLINE void multiply_rows(
     UNROLLED for (int r = 0; r < rows; r++)
         sums[r] = p.sums ? *(const v16 *)(total + r * SIDE) : (v16){0};
     for (long k = 0; k < p.steps * p.step; k += 2) {
-        const u16 pairs = *(const u16 *)(right + k * SIDE);
+        const bits16 pairs = *(const bits16 *)(right + k * SIDE);
         UNROLLED for (int r = 0; r < rows; r++) {
             const value *at = left + r * p.left_row + k;
 #if defined(__AVX512BF16__)
-            const u16 both = (at[0] | (uint32_t)at[1] << 16) - (u16){0};
+            const bits16 both = (at[0] | (uint32_t)at[1] << 16) - (bits16){0};
             sums[r] = (v16)_mm512_dpbf16_ps((__m512)sums[r], (__m512bh)both, (__m512bh)pairs);
 #else
             sums[r] += wide(at[0]) * (v16)(pairs << 16);
@@ -374,7 +376,8 @@ INLINE void multiply_all(
 /* sums[taken][given] += sum over rows of left[row][taken] * right[row][given] for each
    matrix, in whole tiles, by what `scratch` holds of one: left's columns and pairs. */
 INLINE void gradient(
-    long rows, Matrices m, const value *left, const value *right, float *sums, value *scratch)
+    long rows, Matrices m, const value *left, const value *right, float *sums,
+    value *scratch)
 {
     const long depth = (rows + 2 * SIDE - 1) / (2 * SIDE) * 2 * SIDE;
     const long tall = (m.taken + SIDE - 1) / SIDE, broad = (m.given + SIDE - 1) / SIDE;

@@ -31,14 +31,14 @@ from einc.codegen.writer import Writer
 SHARED: dict[Dtype, str] = {"float32": FLOAT32, "bfloat16": BFLOAT16}
 """The C that kernels for a dtype share, behind what all have."""
 
-FITTING = 1 << 18
+FITTING = 1 << 17
 """Values of weights that a core's cache has room for."""
 LEAST: dict[Dtype, tuple[int, int]] = {"float32": (256, 256), "bfloat16": (16, 64)}
 """Tokens of a call with such weights, without gradients and with them: for fewer, plain
 operations take less, as was measured."""
 MORE = (256, 256)
 """The same with larger weights."""
-FOR_WEIGHTS: dict[Dtype, int] = {"float32": 8, "bfloat16": 2}
+FOR_WEIGHTS = 8
 """How many values of tokens make up for one of a weight, of which each thread has a
 gradient of its own.
 """
@@ -89,7 +89,7 @@ def _least(chain: Chain, dtype: Dtype) -> tuple[int, int]:
     values = sum(chain.counts)
     forward, training = LEAST[dtype] if values <= FITTING else MORE
     features = chain.features(0) + chain.features(-1)
-    tokens = FOR_WEIGHTS[dtype] * values // features
+    tokens = FOR_WEIGHTS * values // features
     return forward, max(training, 1 << (tokens - 1).bit_length() if tokens else 0)
 
 
