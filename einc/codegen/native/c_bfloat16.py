@@ -155,16 +155,16 @@ typedef struct {
     float *sums;
 } Product;
 
-/* Up to two tiles by two, rows from r and s on. */
+/* Up to two tiles by two: where their operands and sums are. */
 typedef struct {
     const value *left[2], *right[2];
     float *total[2][2];
     int tall, wide;
 } Tiles;
 
+#if defined(__AMX_BF16__) && defined(__linux__)
 static int has_tiles;
 
-#if defined(__AMX_BF16__) && defined(__linux__)
 /* Linux lends a process the matrix unit when it is asked to. */
 __attribute__((constructor)) static void ask_for_tiles(void)
 {
@@ -243,19 +243,10 @@ INLINE void multiply_tiles(Product p, Tiles t)
         _tile_stored(3, t.total[1][1], 64);
 }
 #else
-static void use_tiles(long rows, long step)
-{
-    (void)rows, (void)step;
-}
-
-static void end_tiles(void)
-{
-}
-
-INLINE void multiply_tiles(Product p, Tiles t)
-{
-    (void)p, (void)t;
-}
+#define has_tiles 0
+#define use_tiles(rows, step)
+#define end_tiles()
+#define multiply_tiles(product, tiles)
 #endif
 
 /* Some rows of a tile, without a matrix unit. */
