@@ -40,7 +40,7 @@ from einc import compiler
 from einc.codegen.layout import TOKENS
 from einc.codegen.native.chain import Axes, Chain, native_chain
 from einc.codegen.native.loops import Strides
-from einc.codegen.native.matrices import Roles, Way, in_matrices
+from einc.codegen.native.matrices import InMatrices, Roles, Way, in_matrices
 from einc.codegen.nodes import Dtype
 from einc.nn.compile import module_class
 
@@ -274,11 +274,10 @@ def test_two_dtypes_in_a_file() -> None:
 # How tensors lie
 
 
-def lowered(one: Case) -> tuple[Chain, Any] | None:
+def lowered(one: Case) -> tuple[Chain, InMatrices] | None:
     profile = one.load().analyze(one.d_in, one.d_out, order="given")
     chain = native_chain(profile)
-    found = None if chain is None else in_matrices(chain)
-    return None if chain is None or found is None else (chain, found)
+    return None if chain is None else (chain, in_matrices(chain))
 
 
 def seen(values: torch.Tensor, form: Strides, chain: Chain, n: int) -> torch.Tensor:
@@ -376,7 +375,6 @@ def test_what_a_product_reads_is_written_so_where_that_is_enough() -> None:
         chain = native_chain(einc.load(name).analyze(size, size, tokens=2048))
         assert chain is not None
         found = in_matrices(chain)
-        assert found is not None
         orders[name, size] = [
             [
                 i

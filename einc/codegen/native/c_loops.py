@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from einc.codegen.layout import layout_text
-from einc.codegen.native.c_source import Sizes, braces, dims_text, each_value, place
-from einc.codegen.native.chain import Chain
+from einc.codegen.native.c_source import braces, dims_text, each_value, place
+from einc.codegen.native.chain import Chain, Sizes
 from einc.codegen.native.looped import Looped, Product, Side
 from einc.codegen.native.loops import Loop, Loops
 from einc.codegen.writer import Writer

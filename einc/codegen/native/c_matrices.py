@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 from einc.codegen.layout import TOKENS
-from einc.codegen.native.c_source import Sizes, braces, dims_text, each_value, place
-from einc.codegen.native.chain import Axes, Chain
+from einc.codegen.native.c_source import braces, dims_text, each_value, place
+from einc.codegen.native.chain import Axes, Chain, Sizes, strides
 from einc.codegen.native.loops import NONE, Loop, Strides, joined
 from einc.codegen.native.matrices import (
     DEEPEST,
@@ -20,7 +20,6 @@ from einc.codegen.native.matrices import (
     extent,
     padded,
     steps_of,
-    strides,
 )
 from einc.codegen.writer import Writer
 

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from typing import Protocol
 
 from einc.codegen.layout import Dim, layout_text
-from einc.codegen.native.chain import Chain
+from einc.codegen.native.chain import Chain, Sizes
 from einc.codegen.writer import Writer
 
 CACHE = 1 << 18
@@ -21,8 +21,6 @@ SPILLED = 1 << 22
 """Bytes of the same where the weights fill that cache."""
 LARGE = 1 << 15
 """Values of a weight that are worth threads to copy."""
-
-Sizes = Mapping[Dim, int]
 
 
 class Steps(Protocol):

@@ -7,6 +7,7 @@ In: a `Profile`. Out: a `Chain`, or None. How the products are lowered is in
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from einc.analysis.profile import Profile
@@ -16,6 +17,7 @@ from einc.sizes import Binding
 from einc.structure import Axis
 
 Axes = tuple[Axis, ...]
+Sizes = Mapping[Dim, int]
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,7 @@ class Chain:
     tensors: tuple[Axes, ...]
 
     @property
-    def sizes(self) -> dict[Dim, int]:
+    def sizes(self) -> Sizes:
         """Of all axes."""
         every = {axis for axes in (*self.tensors, *self.holds) for axis in axes}
         return {axis: self.binding.size(axis) for axis in every}
@@ -81,3 +83,12 @@ def _spine(profile: Profile) -> tuple[list[Leaf], list[Axes]] | None:
         return None
     tensors[-1] = term.network.term.input
     return weights[::-1], tensors[::-1]
+
+
+def strides(axes: Axes, sizes: Sizes, step: int) -> tuple[dict[Dim, int], int]:
+    """Of axes whose entries are at least `step` values apart, and of what is around."""
+    found: dict[Dim, int] = {}
+    for axis in reversed(axes):
+        found[axis] = step
+        step *= sizes[axis]
+    return dict(reversed(found.items())), step

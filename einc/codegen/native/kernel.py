@@ -47,8 +47,7 @@ gradient of its own.
 def native_kernel(profile: Profile, dtype: Dtype) -> Native | None:
     """What a module has of the kernel for a dtype, or None where there is none."""
     chain = native_chain(profile)
-    steps = None if chain is None else _steps(chain, dtype)
-    if chain is None or steps is None:
+    if chain is None:
         return None
     binding = chain.binding
     layouts = Layouts(binding)
@@ -65,7 +64,7 @@ def native_kernel(profile: Profile, dtype: Dtype) -> Native | None:
         y = Cut(y, binding.d_out)
     return Native(
         dtype=dtype,
-        source=c_source(chain, steps),
+        source=c_source(chain, _steps(chain, dtype)),
         text=binding.structure.equations[0],
         equation=f"a{','.join([first, *others])}->a{last}",
         shapes=tuple(tuple(binding.shape(axes)) for axes in tensors),
@@ -77,11 +76,10 @@ def native_kernel(profile: Profile, dtype: Dtype) -> Native | None:
     )
 
 
-def _steps(chain: Chain, dtype: Dtype) -> Steps | None:
+def _steps(chain: Chain, dtype: Dtype) -> Steps:
     if dtype == "float32":
         return LoopSteps(chain, looped(chain))
-    lowered = in_matrices(chain)
-    return None if lowered is None else MatrixSteps(chain, lowered)
+    return MatrixSteps(chain, in_matrices(chain))
 
 
 def _least(chain: Chain, dtype: Dtype) -> tuple[int, int]:

@@ -7,12 +7,12 @@ products are a kernel's own: they lie as is best for the two.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import permutations
 
-from einc.codegen.layout import TOKENS, Dim
-from einc.codegen.native.chain import Axes, Chain
+from einc.codegen.layout import TOKENS
+from einc.codegen.native.chain import Axes, Chain, Sizes, strides
 from einc.codegen.native.loops import Loops, Strides, best_loops
 from einc.plan import Leaf
 
@@ -94,7 +94,7 @@ def looped(chain: Chain) -> Looped:
 
 
 def _lowered(
-    tensors: Sequence[Axes], holds: Sequence[Axes], sizes: Mapping[Dim, int]
+    tensors: Sequence[Axes], holds: Sequence[Axes], sizes: Sizes
 ) -> tuple[list[Side], list[Loops]]:
     """The layouts between the products whose loops together cost the least.
 
@@ -129,11 +129,7 @@ def _orders(axes: Axes) -> Iterator[Axes]:
         yield (*(other for other in axes if other != axis), axis)
 
 
-def _side(axes: Axes, sizes: Mapping[Dim, int], padding: int) -> Side:
-    strides: dict[Dim, int] = {}
-    step = 1
-    for axis in reversed(axes):
-        strides[axis] = step
-        step *= sizes[axis]
+def _side(axes: Axes, sizes: Sizes, padding: int) -> Side:
+    own, step = strides(axes, sizes, 1)
     row = step + padding
-    return Side(axes, row, padding, {TOKENS: row, **strides})
+    return Side(axes, row, padding, {TOKENS: row, **own})

@@ -9,12 +9,13 @@ as the other reads it. Where these differ, it is reordered.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from einc.codegen.layout import TOKENS, Dim
-from einc.codegen.native.chain import Axes, Chain
+from einc.codegen.layout import TOKENS
+from einc.codegen.native.chain import Axes, Chain, Sizes, strides
 from einc.codegen.native.loops import Strides
+from einc.errors import InternalError
 
 DEEPEST = 32
 """Values that the matrix unit sums over at a time."""
@@ -24,8 +25,6 @@ PADDING = 32
 """Values that follow a long row: at powers of two the same columns of many rows would
 fall into the same few places of a cache. x and the gradient of y are copied for that.
 """
-
-Sizes = Mapping[Dim, int]
 
 
 @dataclass(frozen=True)
@@ -57,15 +56,15 @@ class Way:
 
 @dataclass(frozen=True)
 class InMatrices:
-    """`roles` are those of the forward way; the products of `back` are in turned order."""
+    """`roles` are those of the forward way; `back` has the last product first."""
 
     roles: tuple[Roles, ...]
     forward: Way
     back: Way
 
 
-def in_matrices(chain: Chain) -> InMatrices | None:
-    """Its products as matrices; None where one sums over what the other has not."""
+def in_matrices(chain: Chain) -> InMatrices:
+    """Its products as matrices."""
     x, *between, y = chain.tensors
     # Between two products axes lie as the weights have them.
     taken = [x, *chain.holds[1:]]
@@ -79,7 +78,7 @@ def in_matrices(chain: Chain) -> InMatrices | None:
             given=tuple(a for a in given[i] if a in result and a not in order),
         )
         if {*held} != {*one.batch, *one.taken, *one.given}:
-            return None
+            raise InternalError(f"a product that sums over one side of {held} alone")
         roles.append(one)
         order = (*one.kept, *one.batch, *one.given)
     back = [one.turned for one in reversed(roles)]
@@ -108,15 +107,6 @@ def _lies(axes: Axes, sizes: Sizes) -> Strides:
     """A tensor without gaps."""
     own, token = strides(axes, sizes, 1)
     return {TOKENS: token, **own}
-
-
-def strides(axes: Axes, sizes: Sizes, step: int) -> tuple[dict[Dim, int], int]:
-    """Of axes whose entries are at least `step` values apart, and of what is around."""
-    found: dict[Dim, int] = {}
-    for axis in reversed(axes):
-        found[axis] = step
-        step *= sizes[axis]
-    return dict(reversed(found.items())), step
 
 
 def extent(axes: Axes, sizes: Sizes) -> int:
