@@ -13,8 +13,10 @@ from dataclasses import dataclass, replace
 from itertools import product as every
 from typing import Protocol
 
+from einc.codegen.choices import Dtype
 from einc.codegen.layout import (
     TOKENS,
+    Copy,
     Dim,
     Groups,
     Layouts,
@@ -23,7 +25,14 @@ from einc.codegen.layout import (
     dims_of,
     layout_text,
 )
-from einc.codegen.nodes import Assign, Contiguous, Dtype, Guarded, Local, Product, Value
+from einc.codegen.nodes import (
+    Assign,
+    Contiguous,
+    Guarded,
+    Local,
+    Product,
+    Value,
+)
 from einc.codegen.statements import (
     Dims,
     Orientation,
@@ -48,6 +57,7 @@ class Products(Protocol):
     dtype: Dtype
     tokens: int
     layouts: Layouts
+    copies: list[Copy]
     known: dict[Key, Tensor]
     operands: dict[Key, tuple[Tensor, Tensor]]
     body: list[Assign]
@@ -159,7 +169,7 @@ class Gradients(Statements):
         ordered: bool,
         as_data: bool,
     ) -> None:
-        super().__init__(forward.binding, forward.tokens, forward.dtype)
+        super().__init__(forward.layouts, forward.tokens, forward.dtype)
         values = [steps[0].data.value, *(step.weight.value for step in steps)]
         self.arguments = tuple(root_of(value).name for value in values)
         self.as_data = as_data
@@ -173,7 +183,7 @@ class Gradients(Statements):
         self.guards: dict[str, Guard] = {}
         self.letters = {root_of(s.data.value).name: s.source for s in steps}
         self.operands: dict[tuple[Value, Groups], Tensor] = {}
-        self.copies: dict[tuple[Value, Dims], Tensor] = {}
+        self.copied: dict[tuple[Value, Dims], Tensor] = {}
         output = self.layouts.big(forward.plan.terms[0].network.term.output)
         gradient = Tensor(Local(self.incoming), ((TOKENS,), output))
         for place in reversed(range(len(steps))):
@@ -189,9 +199,9 @@ class Gradients(Statements):
         wanted: Groups = ((TOKENS,), features)
         found = self.layouts.arrange(gradient, wanted)
         if found.groups[0] != (TOKENS,):
-            found = self.layouts.reshape(found, wanted)
+            found = self.regroup(gradient, wanted)
         # Of each chunk, into the whole.
-        self.layouts.copied(found.lies, wanted)
+        self.copies.append(Copy.of(found.lies, wanted))
         if found != gradient:
             self._assign(self.names[0], found, (0, 0))
         self._guard_copies()
@@ -206,10 +216,10 @@ class Gradients(Statements):
     def copy(self, tensor: Tensor, groups: Groups) -> Tensor:
         """The same of what they read as matrices and as transposed ones."""
         key = (tensor.value, dims_of(groups))
-        if key not in self.copies:
+        if key not in self.copied:
             made = super().copy(tensor, groups)
-            self.copies[key] = replace(made, value=self._named(made))
-        return self.layouts.regroup(self.copies[key], groups)
+            self.copied[key] = replace(made, value=self._named(made))
+        return self.regroup(self.copied[key], groups)
 
     def _new(self, name: str) -> str:
         """The name, or with a number where something has it."""
@@ -229,7 +239,7 @@ class Gradients(Statements):
             operands = self.matrix(gradient, data, batch, columns, rows, summed)
         name, guard = self.names[place + 1], (place + 1, place + 1)
         found = self._multiply(name, operands, guard)
-        regrouped = self.layouts.regroup(found, weight.groups)
+        regrouped = self.regroup(found, weight.groups)
         if regrouped.value != found.value:
             self._assign(name, regrouped, guard)
 

@@ -1,21 +1,28 @@
 """Layouts of tensors, and the views that lead from one to another.
 
 A tensor's dimensions are groups of axes, slowest first; `Layouts` gives reshapes and
-permutations from one grouping to another, and what two tensors are as the operands
-of a matrix product. Axes of size 1 are in no layout.
+permutations from one grouping to another, the copies that these take, and what two
+tensors are as operands of `*`. Axes of size 1 are in no layout.
 """
 
 from __future__ import annotations
 
 import enum
 import math
-from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import pairwise, takewhile
 from typing import Literal
 
-from einc.codegen.nodes import Attribute, Local, Permute, Reshape, Value
+from einc.codegen.nodes import (
+    Attribute,
+    Contiguous,
+    Local,
+    Permute,
+    Reshape,
+    Value,
+)
 from einc.errors import InternalError
 from einc.plan import Leaf
 from einc.sizes import Binding
@@ -45,7 +52,7 @@ class Tensor:
     groups: Groups
     memory: tuple[Dim, ...] | None = None
 
-    @property
+    @cached_property
     def dims(self) -> tuple[Dim, ...]:
         return dims_of(self.groups)
 
@@ -63,6 +70,29 @@ class Copy:
     groups: Groups
     kept: int
 
+    @classmethod
+    def of(cls, lies: tuple[Dim, ...], groups: Groups) -> Copy:
+        """Of a tensor that lies otherwise."""
+        return cls(groups, len(kept(lies, dims_of(groups))))
+
+
+@dataclass(frozen=True)
+class Path:
+    """How tensors of one layout come into another one: the views of `STEM` that lead to
+    `end`, and the copies that these take.
+    """
+
+    end: Tensor
+    copies: tuple[Copy, ...]
+
+    def of(self, tensor: Tensor) -> Tensor:
+        end = self.end
+        return Tensor(with_root(end.value, tensor.value), end.groups, end.memory)
+
+
+STEM = Local("")
+"""Stands for any tensor."""
+
 
 @dataclass(frozen=True)
 class Operands:
@@ -75,11 +105,11 @@ class Operands:
 
 
 class Layouts:
-    """Views of tensors at the sizes of a binding, and the `copies` that they took."""
+    """Views of tensors at the sizes of a binding; each path is found once."""
 
     def __init__(self, binding: Binding) -> None:
         self.binding = binding
-        self.copies: list[Copy] = []
+        self._paths: dict[tuple[Groups, tuple[Dim, ...] | None, Groups], Path] = {}
 
     def big(self, axes: Iterable[Axis]) -> tuple[Axis, ...]:
         """The axes of size above 1: the others are nothing to a layout."""
@@ -97,13 +127,25 @@ class Layouts:
         return Tensor(value, tuple(self.big([axis]) for axis in leaf.axes))
 
     def regroup(self, tensor: Tensor, groups: Groups) -> Tensor:
-        """The same tensor in another layout: reshape, permute, reshape, as needed."""
-        return self.reshape(self.arrange(tensor, groups), groups)
+        """The same tensor in another layout."""
+        return self.path(tensor, groups).of(tensor)
+
+    def path(self, tensor: Tensor, groups: Groups) -> Path:
+        """Reshape, permute, reshape, as needed."""
+        key = (tensor.groups, tensor.memory, groups)
+        if key not in self._paths:
+            arranged = self.arrange(replace(tensor, value=STEM), groups)
+            end = self.reshape(arranged, groups)
+            copies = (
+                () if end.lies == arranged.lies else (Copy.of(arranged.lies, groups),)
+            )
+            self._paths[key] = Path(end, copies)
+        return self._paths[key]
 
     def arrange(self, tensor: Tensor, groups: Groups) -> Tensor:
         """Its dimensions in the order of `groups`, in pieces: a view of the same."""
         wanted = dims_of(groups)
-        if Counter(wanted) != Counter(tensor.dims):
+        if set(wanted) != set(tensor.dims) or len(wanted) != len(tensor.dims):
             raise InternalError(f"a layout of {wanted} from {tensor.dims}")
         if wanted == tensor.dims:
             return tensor
@@ -114,20 +156,15 @@ class Layouts:
         return Tensor(Permute(flat.value, order), tuple(ordered), tensor.lies)
 
     def reshape(self, tensor: Tensor, groups: Groups) -> Tensor:
-        """A view where the dimensions of each group lie together, else a copy."""
+        """A view where the dimensions of each group lie together, else a copy, which lies
+        as its groups do.
+        """
         if groups == tensor.groups:
             return tensor
         shape = tuple(self.extent(group) for group in groups)
-        memory = tensor.lies
-        if not _lie_together(memory, groups):
-            memory = self.copied(memory, groups)
+        together = _lie_together(tensor.lies, groups)
+        memory = tensor.lies if together else dims_of(groups)
         return Tensor(Reshape(tensor.value, shape), groups, memory)
-
-    def copied(self, before: tuple[Dim, ...], groups: Groups) -> tuple[Dim, ...]:
-        """Notes that a tensor is written anew, and returns how it then lies."""
-        after = dims_of(groups)
-        self.copies.append(Copy(groups, len(kept(before, after))))
-        return after
 
     def elementwise(self, left: Tensor, right: Tensor) -> Operands:
         """As `*`, each broadcast over what the other alone has."""
@@ -138,6 +175,19 @@ class Layouts:
             self.regroup(right, broadcast(dims, right.dims)),
             tuple((d,) for d in dims),
         )
+
+
+def with_root(value: Value, root: Value) -> Value:
+    """The same views of another tensor."""
+    match value:
+        case Permute(inner, order):
+            return Permute(with_root(inner, root), order)
+        case Reshape(inner, shape):
+            return Reshape(with_root(inner, root), shape)
+        case Contiguous(inner):
+            return Contiguous(with_root(inner, root))
+        case _:
+            return root
 
 
 def dims_of(groups: Groups) -> tuple[Dim, ...]:

@@ -18,23 +18,26 @@ from itertools import groupby
 
 from einc.analysis.counts import step_macs
 from einc.analysis.profile import number
-from einc.analysis.scaling import Scale, scales
+from einc.analysis.scaling import scales
+from einc.codegen.choices import Dtype
 from einc.codegen.experts import ExpertsLowering
 from einc.codegen.layout import (
     TOKENS,
+    Copy,
     Dim,
     Groups,
+    Layouts,
     Operands,
     Tensor,
     layout_text,
     names_of,
+    with_root,
 )
 from einc.codegen.nodes import (
     Assign,
     Attribute,
     Contiguous,
     Cut,
-    Dtype,
     Experts,
     ExpertsCall,
     Local,
@@ -60,12 +63,37 @@ def lowerings(
     Of equals those first that write their result; `by_hand` for a backward that reads the
     tensors in between. Weights are expanded if they may be.
     """
-    sizes = scales(binding)
+    frame = Frame(binding, plan, dtype, by_hand)
     found = [
-        Lowering(binding, plan, sizes, dtype, oriented, by_hand)
-        for oriented in orientations(plan, expand)
+        Lowering(frame, oriented) for oriented in orientations(binding, plan, expand)
     ]
     return sorted(found, key=lambda each: (each.cost, not each.writes_result))
+
+
+class Frame:
+    """What all lowerings of a plan have in common."""
+
+    def __init__(
+        self, binding: Binding, plan: Plan, dtype: Dtype, by_hand: bool
+    ) -> None:
+        self.layouts = Layouts(binding)
+        self.plan = plan
+        self.dtype = dtype
+        self.by_hand = by_hand
+        self.scales = scales(binding)
+        tokens = plan.tokens or 1
+        self.comments = {
+            step.key: _comment(binding, term, step, tokens) for term, step in plan.steps
+        }
+        self.next = {
+            operand.key: step
+            for _, step in plan.steps
+            for operand in (step.left, step.right)
+        }
+        self.reads = _reads(plan)
+        if by_hand:
+            # Backward reads them once more, as they are.
+            self.reads.update({"x", *(step.name for _, step in plan.steps)})
 
 
 class Lowering(Statements):
@@ -77,24 +105,12 @@ class Lowering(Statements):
     expanded, nothing but what is summed changes its place.
     """
 
-    def __init__(
-        self,
-        binding: Binding,
-        plan: Plan,
-        sizes: dict[str, Scale],
-        dtype: Dtype,
-        oriented: Mapping[Key, Orientation],
-        by_hand: bool,
-    ) -> None:
-        super().__init__(binding, plan.tokens or 1, dtype)
-        self.oriented = oriented
-        self.next = {
-            operand.key: step
-            for _, step in plan.steps
-            for operand in (step.left, step.right)
-        }
+    def __init__(self, frame: Frame, oriented: Mapping[Key, Orientation]) -> None:
+        plan = frame.plan
+        super().__init__(frame.layouts, plan.tokens or 1, frame.dtype)
+        self.frame = frame
         self.plan = plan
-        self.scales = sizes
+        self.oriented = oriented
         self.body: list[Assign] = []
         self.experts: list[Experts] = []
         self.known: dict[Key, Tensor] = {}
@@ -102,18 +118,13 @@ class Lowering(Statements):
         self.products: dict[Value, Groups] = {}
         self.result: Tensor | None = None
         self.writes_result = False
-        self.inputs = {binding.d_in: Local("x")}
-        self.reads = _reads(plan)
-        self.by_hand = by_hand
-        if by_hand:
-            # Backward reads them once more, as they are.
-            self.reads.update({"x", *(step.name for _, step in plan.steps)})
+        self.inputs = {self.binding.d_in: Local("x")}
         self._run()
 
     def _run(self) -> None:
         """Writes `self.body`, which ends in an assignment to y."""
         for name in self.binding.structure.normalized:
-            normal = Normalized(name, self.scales[name].std)
+            normal = Normalized(name, self.frame.scales[name].std)
             self.body.append(Assign(name, normal))
         padded = self.binding.padded
         values = [
@@ -158,18 +169,18 @@ class Lowering(Statements):
         """The value of one term: (n, out_features)."""
         result = self._node(term, term.root, padded[0])
         output = self.layouts.big(term.network.term.output)
-        before = len(self.layouts.copies)
-        found = self.layouts.regroup(result, ((TOKENS,), output))
+        before = len(self.copies)
+        found = self.regroup(result, ((TOKENS,), output))
         arranged = self.layouts.arrange(result, ((TOKENS,), output))
         self.result = arranged if arranged.groups[0] == (TOKENS,) else found
         y: Value = found.value
         if found.lies != found.dims:
-            self.layouts.copied(found.lies, found.groups)
+            self.copies.append(Copy.of(found.lies, found.groups))
             y = Contiguous(y)
-        self.writes_result = len(self.layouts.copies) > before
-        if self.by_hand and not self.writes_result:
+        self.writes_result = len(self.copies) > before
+        if self.frame.by_hand and not self.writes_result:
             # Of each chunk, into the whole.
-            self.layouts.copied(found.lies, found.groups)
+            self.copies.append(Copy.of(found.lies, found.groups))
         if padded[1] != self.binding.d_out:
             y = Cut(y, self.binding.d_out)
         root = root_of(y)
@@ -200,7 +211,7 @@ class Lowering(Statements):
             return tensor
         runs = groupby(tensor.dims, lambda d: d if d is TOKENS else d in private)
         groups = tuple(tuple(run) for _, run in runs)
-        tensor = self.layouts.regroup(tensor, groups)
+        tensor = self.regroup(tensor, groups)
         dims = tuple(i for i, group in enumerate(groups) if group[0] in private)
         rest = tuple(group for group in groups if group[0] not in private)
         return Tensor(Sum(tensor.value, dims), rest)
@@ -223,7 +234,7 @@ class Lowering(Statements):
             return root.name
         # x is read under the names of its paddings, too.
         read = "x" if root in self.inputs.values() else root.name
-        return self._fresh(letter) if self.reads[read] > 1 else root.name
+        return self._fresh(letter) if self.frame.reads[read] > 1 else root.name
 
     def _fresh(self, letter: str) -> str:
         """A local name that nothing has yet."""
@@ -245,7 +256,7 @@ class Lowering(Statements):
         summed = [d for d in left.dims if d in right.dims and d not in kept]
         if any(d is not TOKENS for d in summed):
             return self._matrix(term, node, left, right)
-        return self._elementwise(term, node, left, right)
+        return self._product(node, self.layouts.elementwise(left, right))
 
     def _matrix(
         self, term: TermPlan, node: Contraction, left: Tensor, right: Tensor
@@ -267,12 +278,12 @@ class Lowering(Statements):
         operands = self.oriented_matrix(
             orientation, left, right, prefix, rows, summed, columns
         )
-        return self._product(term, node, operands)
+        return self._product(node, operands)
 
     def _sums_first(
         self, node: Contraction, columns: tuple[Dim, ...]
     ) -> tuple[Dim, ...]:
-        after = self.next.get(node.key)
+        after = self.frame.next.get(node.key)
         if after is None:
             return columns
         return tuple(sorted(columns, key=lambda axis: axis in after.kept))
@@ -285,7 +296,7 @@ class Lowering(Statements):
         self.experts.append(experts)
         contractions = term.expert_steps
         source = self._node(term, contractions[0].x_first[0], padded_in)
-        source = self.layouts.regroup(source, ((TOKENS,), lowering.incoming))
+        source = self.regroup(source, ((TOKENS,), lowering.incoming))
         taken: list[Value] = []
         rows = self._local(source, taken)
         weights = []
@@ -296,9 +307,9 @@ class Lowering(Statements):
                 axes = contraction.x_first[1].kept
                 routed = [a for a in axes if a.name == self.binding.structure.routed]
                 layout = (self.layouts.big(routed), *layout)
-            weight = self.layouts.regroup(weight, layout)
+            weight = self.regroup(weight, layout)
             weights.append(self._local(weight, taken))
-        comment = "\n".join(self._comment(term, step) for step in contractions)
+        comment = "\n".join(self.frame.comments[step.key] for step in contractions)
         node = contractions[-1]
         call = ExpertsCall(experts.name, rows, tuple(weights))
         groups: Groups = ((TOKENS,), lowering.outgoing)
@@ -317,15 +328,10 @@ class Lowering(Statements):
         taken.append(root)
         return root
 
-    def _elementwise(
-        self, term: TermPlan, node: Contraction, left: Tensor, right: Tensor
-    ) -> Tensor:
-        return self._product(term, node, self.layouts.elementwise(left, right))
-
-    def _product(self, term: TermPlan, node: Contraction, operands: Operands) -> Tensor:
+    def _product(self, node: Contraction, operands: Operands) -> Tensor:
         """`node = a * b`, after a line for each of the two that is not as it was."""
         named: list[Value] = []
-        comment = self._comment(term, node)
+        comment = self.frame.comments[node.key]
         for tensor in (operands.left, operands.right):
             tensor = self._flattened(tensor)
             root = root_of(tensor.value)
@@ -361,29 +367,23 @@ class Lowering(Statements):
             case Permute(value) | Contiguous(Permute(value)) if value in self.products:
                 shape = tuple(map(self.layouts.extent, self.products[value]))
                 flat = Reshape(Reshape(value, (-1,)), shape)
-                return replace(tensor, value=_with_root(tensor.value, flat))
+                return replace(tensor, value=with_root(tensor.value, flat))
             case _:
                 return tensor
 
-    def _comment(self, term: TermPlan, node: Contraction) -> str:
-        """What a contraction computes, and what it costs."""
-        operands = " * ".join(
-            f"{n.name}[{names_of(n.axes if isinstance(n, Leaf) else n.kept)}]"
-            for n in (node.left, node.right)
-        )
-        kept = term.network.term.output if node is term.root else node.kept
-        macs = step_macs(self.binding, term, node, self.tokens)
-        cost = f"{number(macs):,} multiply-adds a token"
-        if not node.holds_x:
-            cost = f"{int(macs * self.tokens):,} multiply-adds a call"
-        return f"{node.name}[{names_of(kept)}] = {operands}: {cost}"
 
-
-def _with_root(value: Value, root: Value) -> Value:
-    """A view of another tensor."""
-    if isinstance(value, Permute | Contiguous):
-        return replace(value, value=_with_root(value.value, root))
-    return root
+def _comment(binding: Binding, term: TermPlan, node: Contraction, tokens: int) -> str:
+    """What a contraction computes, and what it costs."""
+    operands = " * ".join(
+        f"{n.name}[{names_of(n.axes if isinstance(n, Leaf) else n.kept)}]"
+        for n in (node.left, node.right)
+    )
+    kept = term.network.term.output if node is term.root else node.kept
+    macs = step_macs(binding, term, node, tokens)
+    cost = f"{number(macs):,} multiply-adds a token"
+    if not node.holds_x:
+        cost = f"{int(macs * tokens):,} multiply-adds a call"
+    return f"{node.name}[{names_of(kept)}] = {operands}: {cost}"
 
 
 def _reads(plan: Plan) -> Counter[str]:

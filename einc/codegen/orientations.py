@@ -1,6 +1,7 @@
 """Which ways to orient the products of x are tried.
 
-In: a `Plan`. Out: an `Orientation` for the key of each product, one mapping a way.
+In: a `Plan` and its sizes. Out: an `Orientation` for the key of each matrix product,
+one mapping a way.
 """
 
 from __future__ import annotations
@@ -8,19 +9,23 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import product as every
 
+from einc.analysis.counts import is_matrix
 from einc.codegen.statements import Orientation
 from einc.plan import Contraction, Key, Plan
+from einc.sizes import Binding
 
 MOST_WAYS = 256
 """Ways to orient products, all together, that are tried."""
 
 
-def orientations(plan: Plan, expand: bool) -> Iterator[dict[Key, Orientation]]:
-    """Orientations of the products of x; with few that are not plain first."""
+def orientations(
+    binding: Binding, plan: Plan, expand: bool
+) -> Iterator[dict[Key, Orientation]]:
+    """Orientations of the matrix products of x; with few that are not plain first."""
     products = {
         step.key: step
         for term, step in plan.steps
-        if step.holds_x and step not in term.expert_steps
+        if step.holds_x and is_matrix(binding, step) and step not in term.expert_steps
     }
     choices: list[tuple[Orientation, ...]] = []
     ways = 1

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
+from einc.codegen.choices import Dtype
 from einc.codegen.layout import (
     TOKENS,
     Copy,
@@ -20,11 +21,15 @@ from einc.codegen.layout import (
     Operands,
     Tensor,
     dims_of,
-    kept,
 )
-from einc.codegen.nodes import Attribute, Contiguous, Dtype, Local, Value, View
+from einc.codegen.nodes import (
+    Attribute,
+    Contiguous,
+    Local,
+    Value,
+    View,
+)
 from einc.errors import InternalError
-from einc.sizes import Binding
 
 RUN = 16
 """Values that lie together and are copied as one."""
@@ -57,11 +62,12 @@ class _Way:
 class Statements:
     """Statements over tensors at the sizes of a binding, for so many tokens a call."""
 
-    def __init__(self, binding: Binding, tokens: int, dtype: Dtype) -> None:
-        self.binding = binding
+    def __init__(self, layouts: Layouts, tokens: int, dtype: Dtype) -> None:
+        self.binding = layouts.binding
         self.tokens = tokens
         self.dtype = dtype
-        self.layouts = Layouts(binding)
+        self.layouts = layouts
+        self.copies: list[Copy] = []
         self.slower = 0.0
         self.expands = False
 
@@ -71,7 +77,7 @@ class Statements:
 
         That is what copies cost, and products that are slower than others of as many FLOPs.
         """
-        return self.slower + sum(map(self._cost_of, self.layouts.copies))
+        return self.slower + sum(map(self._cost_of, self.copies))
 
     def _cost_of(self, copy: Copy) -> float:
         dims = dims_of(copy.groups)
@@ -148,10 +154,16 @@ class Statements:
         ways = [self._way(tensor, g) for g in (groups, (*batch, columns, rows))]
         way = min(ways, key=lambda way: way.cost)
         if way.is_read:
-            found = self.layouts.regroup(tensor, way.groups)
+            found = self.regroup(tensor, way.groups)
         else:
             found = self.copy(tensor, way.groups)
-        return self.layouts.regroup(found, groups)
+        return self.regroup(found, groups)
+
+    def regroup(self, tensor: Tensor, groups: Groups) -> Tensor:
+        """The same tensor in another layout, and what it takes to `copies`."""
+        path = self.layouts.path(tensor, groups)
+        self.copies += path.copies
+        return path.of(tensor)
 
     def _way(self, tensor: Tensor, groups: Groups) -> _Way:
         """What it costs to have a tensor as an operand in a layout.
@@ -159,10 +171,8 @@ class Statements:
         A product reads matrices of which one dimension is contiguous; in bfloat16 on a
         CPU batches without gaps, of matrices or of transposed ones.
         """
-        before = len(self.layouts.copies)
-        lies = self.layouts.regroup(tensor, groups).lies
-        copies = self.layouts.copies[before:]
-        del self.layouts.copies[before:]
+        path = self.layouts.path(tensor, groups)
+        lies, cost = path.end.lies, sum(map(self._cost_of, path.copies))
         *batch, rows, columns = groups
         if self.dtype == "float32":
             is_read = lies[-1:] in (rows[-1:], columns[-1:])
@@ -170,13 +180,13 @@ class Statements:
             turned = dims_of((*batch, columns, rows))
             is_read = lies in (dims_of(groups), turned)
         if not is_read:
-            copies.append(Copy(groups, len(kept(lies, dims_of(groups)))))
-        return _Way(groups, is_read, sum(map(self._cost_of, copies)))
+            cost += self._cost_of(Copy.of(lies, groups))
+        return _Way(groups, is_read, cost)
 
     def copy(self, tensor: Tensor, groups: Groups) -> Tensor:
         """In a layout, as a tensor of its own."""
-        found = self.layouts.regroup(tensor, groups)
-        self.layouts.copied(found.lies, groups)
+        found = self.regroup(tensor, groups)
+        self.copies.append(Copy.of(found.lies, groups))
         return Tensor(Contiguous(found.value), groups)
 
     def _size(self, dims: Iterable[Dim]) -> int:
