@@ -15,8 +15,7 @@ from typing import TYPE_CHECKING
 from einc import compiler, specs
 from einc.analysis.profile import Profile
 from einc.analysis.why import Reasons
-from einc.codegen.chunks import Backward
-from einc.codegen.nodes import Dtype
+from einc.codegen.choices import Backward, Dtype, Kernels
 from einc.errors import UsageError
 from einc.order import Order
 from einc.source import Source
@@ -95,7 +94,7 @@ class StructuredMap:
         class_name: str = "",
         dtype: Dtype = "float32",
         backward: Backward = "manual",
-        kernels: compiler.Kernels = "torch",
+        kernels: Kernels = "torch",
     ) -> str:
         """A standalone Python file with one nn.Module for d_in x d_out features.
 
@@ -118,7 +117,7 @@ class StructuredMap:
         class_name: str = "",
         dtype: Dtype = "float32",
         backward: Backward = "manual",
-        kernels: compiler.Kernels = "torch",
+        kernels: Kernels = "torch",
     ) -> type[nn.Module]:
         """The class of `source`, compiled in this process; equal calls, one class."""
         from einc.nn.compile import class_of

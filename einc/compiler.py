@@ -2,7 +2,8 @@
 
     text -> Spec -> Structure -> Binding -> Plan -> Profile -> Module -> source
 
-What a SPEC is, and how it becomes a definition, is in `specs`.
+What a SPEC is, and how it becomes a definition, is in `specs`. The code generator is
+imported where it is called, so that a command that only analyses starts without it.
 """
 
 from __future__ import annotations
@@ -10,19 +11,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from fractions import Fraction
-from typing import Literal
+from typing import TYPE_CHECKING
 
 from einc import plan, sizes, specs
 from einc.analysis.certificate import Watch, certified, no_watch
 from einc.analysis.profile import Profile, profile
 from einc.analysis.why import Reasons, reasons
 from einc.codegen import names
-from einc.codegen.chunks import Backward
-from einc.codegen.emit import emit
-from einc.codegen.fusion import fused
-from einc.codegen.lower import lower
-from einc.codegen.native.kernel import native_kernel
-from einc.codegen.nodes import Dtype, Module
+from einc.codegen.choices import Backward, Dtype, Kernels
 from einc.errors import UsageError
 from einc.order import ORDERS, Order
 from einc.plan import Plan
@@ -32,11 +28,13 @@ from einc.source import Source
 from einc.structure import Structure
 from einc.syntax import Definition
 
+if TYPE_CHECKING:
+    from einc.codegen.nodes import Module
+
 DEFAULT_TOKENS = 4096
 MAX_TOKENS = (1 << 31) - 1
 
 Arguments = Mapping[str, Fraction]
-Kernels = Literal["torch", "triton", "native"]
 
 
 def load(spec: str, arguments: Arguments | None = None, route: str = "") -> Structure:
@@ -134,9 +132,13 @@ def module(
     binding = report.figures.binding
     name = class_name or names.class_name(report.name, binding.d_in, binding.d_out)
     name = names.check_class_name(name)
+    from einc.codegen.lower import lower
+
     lowered = lower(report, name, dtype, backward, expand)
     where = f"for `{report.name}` at {binding.d_in} x {binding.d_out}"
     if kernels == "triton":
+        from einc.codegen.fusion import fused
+
         kernel = fused(report)
         if kernel is None:
             raise UsageError(
@@ -145,6 +147,8 @@ def module(
             )
         return replace(lowered, fused=kernel)
     if kernels == "native":
+        from einc.codegen.native.kernel import native_kernel
+
         own = native_kernel(report, dtype)
         if own is None:
             raise UsageError(
@@ -157,4 +161,6 @@ def module(
 
 def source(structure: Structure, modules: Sequence[Module]) -> str:
     """The text of a file with one class for each module."""
+    from einc.codegen.emit import emit
+
     return emit(structure, modules)

@@ -14,7 +14,7 @@ from typing import Any, Literal, assert_never, get_args
 from einc import compiler
 from einc.analysis.profile import Profile
 from einc.calibration import Calibration, Rates
-from einc.codegen.nodes import Dtype
+from einc.codegen.choices import Dtype
 from einc.codegen.operations import Work, linear, work
 from einc.codegen.recorder import (
     Counted,

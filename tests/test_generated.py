@@ -112,7 +112,7 @@ def with_tree(case: Case, profile: Profile, tree: Any) -> type[nn.Module]:
 
     network = profile.plan.terms[0].network
     plan = Plan("best", 4096, (term_plan(network, numbered(tree)),))
-    module = compiler.lower(replace(profile, plan=plan), "Random")
+    module = compiler.module(replace(profile, plan=plan), "Random")
     source = compiler.source(profile.structure, [module])
     assert profile.figures is not None
     return module_class(source, "Random", profile.figures.binding)

@@ -10,10 +10,16 @@ from terminal import environment
 
 
 def imports_of(code: str) -> set[str]:
-    """The packages that are imported once `code` has run in a process of its own."""
-    told = "import sys; print(*{name.split('.')[0] for name in sys.modules})"
+    """The packages, and einc's modules, that are imported once `code` has run in a
+    process of its own.
+    """
+    told = """
+import sys
+own = [name for name in sys.modules if name.startswith("einc.")]
+print(*own, *{name.split(".")[0] for name in sys.modules})
+"""
     ended = subprocess.run(
-        (sys.executable, "-c", f"{code}\n{told}"),
+        (sys.executable, "-c", f"{code}{told}"),
         capture_output=True,
         text=True,
         env=environment(),
@@ -37,9 +43,9 @@ except SystemExit as end:
 @pytest.mark.parametrize(
     ("arguments", "absent"),
     [
-        ("analyze btt --in 1024", "torch opt_einsum numpy"),
+        ("analyze btt --in 1024", "torch opt_einsum numpy einc.codegen.nodes"),
         ("codegen btt --in 1024 --out 1024", "torch opt_einsum numpy"),
-        ("taxonomy btt dense --csv", "torch opt_einsum numpy"),
+        ("taxonomy btt dense --csv", "torch opt_einsum numpy einc.codegen.nodes"),
         ("check btt", "torch opt_einsum numpy sympy"),
         ("show btt", "torch opt_einsum numpy sympy lark"),
     ],
@@ -58,6 +64,8 @@ def test_einc_alone_is_light():
 
 def test_this_test_can_fail():
     assert "torch" in imports_of("import einc.nn.compile")
+    written = command("codegen", "btt", "--in", "8", "--out", "8")
+    assert "einc.codegen.nodes" in imports_of(written)
     asked = command("analyze", "btt", "--in", "1024", "--order", "greedy")
     assert {"sympy", "opt_einsum"} <= imports_of(asked)
     tied = "y[o] = x[i] * U[i, r] * U[o, r]  r = 2"

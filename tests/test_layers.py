@@ -28,6 +28,7 @@ analysis.reduction analysis.elimination
 analysis.rank
 analysis.certificate analysis.why
 analysis.profile
+codegen.choices
 codegen.nodes codegen.names codegen.writer codegen.runtime
 codegen.tiles codegen.triton_runtime codegen.kernel_runtime
 codegen.native.runtime codegen.native.c_common codegen.native.c_float32

@@ -24,11 +24,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import einc
 from einc import compiler, library
+from einc.codegen.choices import Dtype
 from einc.codegen.layout import TOKENS
 from einc.codegen.native.chain import native_chain
 from einc.codegen.native.looped import Product, Side, looped
 from einc.codegen.native.loops import Loops, best_loops
-from einc.codegen.nodes import Dtype
 from einc.errors import UsageError
 from einc.nn.compile import module_class
 

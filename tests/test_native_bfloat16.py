@@ -37,11 +37,11 @@ from torch import nn
 
 import einc
 from einc import compiler
+from einc.codegen.choices import Dtype
 from einc.codegen.layout import TOKENS
 from einc.codegen.native.chain import Axes, Chain, native_chain
 from einc.codegen.native.loops import Strides
 from einc.codegen.native.matrices import InMatrices, Roles, Way, in_matrices
-from einc.codegen.nodes import Dtype
 from einc.nn.compile import module_class
 
 

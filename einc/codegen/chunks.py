@@ -9,8 +9,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import replace
-from typing import Literal
 
+from einc.codegen.choices import Dtype
 from einc.codegen.gradients import Gradients, Products
 from einc.codegen.layout import TOKENS, dims_of
 from einc.codegen.nodes import (
@@ -19,7 +19,6 @@ from einc.codegen.nodes import (
     Chunks,
     ChunksCall,
     Cut,
-    Dtype,
     Local,
     Pad,
     Product,
@@ -28,8 +27,6 @@ from einc.codegen.nodes import (
 )
 from einc.codegen.statements import Dims, root_of
 from einc.sizes import Binding
-
-Backward = Literal["autograd", "manual", "recompute"]
 
 CACHE = 1 << 23
 """Bytes of a chunk's tensors: a cache holds most of them, and malloc keeps them all."""
@@ -144,7 +141,7 @@ def _size(forward: Products, gradients: Gradients) -> int:
     Or as many as take twice the memory of the weights: each chunk has gradients of those.
     """
     binding, each = forward.binding, BYTES[forward.dtype]
-    copies = [dims_of(copy.groups) for copy in forward.layouts.copies]
+    copies = [dims_of(copy.groups) for copy in forward.copies]
     kept = _values(binding, [tensor.dims for tensor in gradients.kept])
     held = sum(binding.padded[0]) + kept + _values(binding, copies)
     factors = binding.structure.factors

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 from einc.analysis.profile import Profile
 from einc.analysis.scaling import scales
-from einc.codegen.chunks import LEAST, Backward, in_chunks
+from einc.codegen.choices import Backward, Dtype
+from einc.codegen.chunks import LEAST, in_chunks
 from einc.codegen.gradients import Gradients, all_gradients, is_chain
 from einc.codegen.header import copies, figures
 from einc.codegen.lowering import Lowering, lowerings
-from einc.codegen.nodes import Dtype, Module, Parameter, Router
+from einc.codegen.nodes import Module, Parameter, Router
 from einc.errors import InternalError
 from einc.plan import Plan
 from einc.sizes import Binding
@@ -47,7 +48,7 @@ def lower(
             outside, inside = in_chunks(*found, backward == "recompute")
             if lowering.tokens > inside.size:
                 body, chunks = outside, inside
-                lowering, written = found[0], found[1].layouts.copies
+                lowering, written = found[0], found[1].copies
     arguments = ", ".join(f"{k} = {v}" for k, v in structure.arguments.items())
     return Module(
         name=class_name,
@@ -56,7 +57,7 @@ def lower(
         d_out=binding.d_out,
         figures=(
             *figures(profile),
-            *copies(profile, lowering.layouts.copies, written),
+            *copies(profile, lowering.copies, written),
         ),
         parameters=tuple(
             Parameter(

@@ -11,9 +11,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from einc.analysis.scaling import Scale
-
-Dtype = Literal["float32", "bfloat16"]
-"""What layouts and kernels are chosen for."""
+from einc.codegen.choices import Dtype
 
 
 @dataclass(frozen=True)

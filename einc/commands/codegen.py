@@ -9,8 +9,9 @@ from typing import Annotated
 import typer
 
 from einc import compiler, options
-from einc.codegen.chunks import Backward as BackwardName
-from einc.codegen.nodes import Dtype as DtypeName
+from einc.codegen.choices import Backward as BackwardName
+from einc.codegen.choices import Dtype as DtypeName
+from einc.codegen.choices import Kernels
 from einc.errors import Diagnostic
 from einc.options import Stage
 from einc.order import Order as OrderName
@@ -94,7 +95,7 @@ def _emit(
     order: OrderName,
     dtype: DtypeName,
     backward: BackwardName,
-    kernels: compiler.Kernels,
+    kernels: Kernels,
     tune: bool,
     class_name: str,
 ) -> tuple[str, list[Diagnostic]]:

@@ -18,7 +18,7 @@ import torch
 from einc import predict
 from einc.analysis.profile import Figures, Profile
 from einc.calibration import Calibration, Machine
-from einc.compiler import Kernels
+from einc.codegen.choices import Kernels
 from einc.errors import InternalError, UsageError
 from einc.nn import beside
 from einc.nn.contestants import (

@@ -15,8 +15,7 @@ from torch import nn
 
 from einc import compiler
 from einc.analysis.profile import Profile
-from einc.codegen.chunks import Backward
-from einc.codegen.nodes import Dtype
+from einc.codegen.choices import Backward, Dtype, Kernels
 from einc.errors import UsageError
 from einc.sizes import Binding
 
@@ -28,7 +27,7 @@ def class_of(
     class_name: str = "",
     dtype: Dtype = "float32",
     backward: Backward = "manual",
-    kernels: compiler.Kernels = "torch",
+    kernels: Kernels = "torch",
 ) -> type[nn.Module]:
     """The generated class of what was analysed at one shape, laid out for `dtype`.
 

@@ -18,8 +18,7 @@ import torch
 from torch import nn
 
 from einc.analysis.profile import Profile
-from einc.codegen.nodes import Dtype
-from einc.compiler import Kernels
+from einc.codegen.choices import Dtype, Kernels
 from einc.errors import UsageError
 from einc.nn.compile import class_of
 from einc.sizes import Binding

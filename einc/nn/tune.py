@@ -16,8 +16,8 @@ import torch
 
 from einc import compiler
 from einc.analysis.profile import Profile
-from einc.codegen.chunks import Backward
-from einc.codegen.nodes import Dtype, Module, Native
+from einc.codegen.choices import Backward, Dtype
+from einc.codegen.nodes import Module, Native
 from einc.errors import InternalError
 from einc.nn.compile import module_class
 from einc.nn.machine import processor

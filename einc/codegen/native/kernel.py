@@ -13,6 +13,7 @@ from string import ascii_letters
 
 from einc.analysis.profile import Profile
 from einc.codegen import kernel_runtime
+from einc.codegen.choices import Dtype
 from einc.codegen.layout import Layouts
 from einc.codegen.lines import assign, expression
 from einc.codegen.native import runtime
@@ -25,7 +26,15 @@ from einc.codegen.native.c_source import Steps, c_source
 from einc.codegen.native.chain import Chain, native_chain
 from einc.codegen.native.looped import looped
 from einc.codegen.native.matrices import in_matrices
-from einc.codegen.nodes import Assign, Cut, Dtype, Local, Module, Native, Pad, Value
+from einc.codegen.nodes import (
+    Assign,
+    Cut,
+    Local,
+    Module,
+    Native,
+    Pad,
+    Value,
+)
 from einc.codegen.writer import Writer
 
 SHARED: dict[Dtype, str] = {"float32": FLOAT32, "bfloat16": BFLOAT16}
