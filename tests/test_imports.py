@@ -44,8 +44,8 @@ except SystemExit as end:
     ("arguments", "absent"),
     [
         ("analyze btt --in 1024", "torch opt_einsum numpy einc.codegen.nodes"),
-        ("codegen btt --in 1024 --out 1024", "torch opt_einsum numpy"),
-        ("taxonomy btt dense --csv", "torch opt_einsum numpy einc.codegen.nodes"),
+        ("codegen btt --in 1024 --out 1024", "torch opt_einsum numpy sympy"),
+        ("taxonomy btt dense --csv", "torch opt_einsum numpy sympy einc.codegen.nodes"),
         ("check btt", "torch opt_einsum numpy sympy"),
         ("show btt", "torch opt_einsum numpy sympy lark"),
     ],

@@ -18,8 +18,9 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
+from functools import cached_property
 from typing import Any, assert_never
 
 from einc.errors import InternalError
@@ -46,16 +47,24 @@ class Exponents:
     """The exponents of the order named, and those of orders that may merge.
 
     `order` names the factors as they join x. `merged` lets factors be merged before
-    x comes, at no cost since infinitely many tokens share it. `formulas` has the
-    best order's three in the parameters that stand in exponents (empty above
-    `MAX_SYMBOLIC_FACTORS`). With a tied factor psi is an upper bound only.
+    x comes, at no cost since infinitely many tokens share it. With a tied factor psi is
+    an upper bound only.
     """
 
+    structure: Structure = field(repr=False)
     best: Triple
     order: tuple[str, ...]
     merged: Triple
-    formulas: Mapping[str, str]
     psi_is_exact: bool
+
+    @cached_property
+    def formulas(self) -> Mapping[str, str]:
+        """The best order's three in the parameters that stand in exponents.
+
+        Piecewise linear in them; empty without a factor, and above
+        `MAX_SYMBOLIC_FACTORS`. Found when asked for, with sympy.
+        """
+        return _formulas(self.structure) if self.order else {}
 
 
 def exponents(structure: Structure, given: bool = False) -> Exponents:
@@ -69,17 +78,17 @@ def exponents(structure: Structure, given: bool = False) -> Exponents:
     """
     best, steps = triple(structure, given), x_first_steps(structure, given)
     if not steps:
-        return Exponents(best, (), best, {}, True)
+        return Exponents(structure, best, (), best, True)
     merged = max(
         _merged_work(Network(term, structure.routed), _active(structure, term))
         for term in structure.terms
         if term.operands
     )
     return Exponents(
+        structure,
         best,
         tuple(step.operand.name for step in steps),
         Triple(merged - parameters(structure), best.psi, merged - 1),
-        _formulas(structure),
         not structure.tied,
     )
 
@@ -185,11 +194,10 @@ def _merged_work(network: Network, thetas: Sequence[Fraction]) -> Fraction:
 
 
 def _formulas(structure: Structure) -> dict[str, str]:
-    """omega, psi and nu of the best order, piecewise linear in the parameters."""
-    import sympy
-
     if any(len(term.operands) > MAX_SYMBOLIC_FACTORS for term in structure.terms):
         return {}
+    import sympy
+
     theta = _Thetas(structure)
     works, ranks = [], []
     for term in structure.terms:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import cached_property
 from typing import Any
 
 from einc.analysis import counts
@@ -71,8 +72,16 @@ class Profile:
     steps: tuple[StepReport, ...]
     figures: Figures | None
     exponents: Exponents | None
-    formulas: Mapping[str, str]
     warnings: tuple[Diagnostic, ...]
+
+    @cached_property
+    def formulas(self) -> Mapping[str, str]:
+        """Parameters, multiply-adds a token and the rank, in sizes; found when asked for."""
+        return {
+            "params": counts.parameters_formula(self.structure),
+            "macs": counts.macs_formula(self.structure, self.plan),
+            "rank": rank_formula(self.structure),
+        }
 
     @property
     def class_(self) -> str | None:
@@ -106,11 +115,6 @@ def profile(structure: Structure, plan: Plan, binding: Binding | None) -> Profil
         tuple(_step(binding, plan, term, step) for term, step in plan.steps),
         figures,
         exponents(structure, given=plan.kind == "given") if structure.grows else None,
-        {
-            "params": counts.parameters_formula(structure),
-            "macs": counts.macs_formula(structure, plan),
-            "rank": rank_formula(structure),
-        },
         structure.warnings
         if binding is None
         else structure.warnings + binding.warnings,
