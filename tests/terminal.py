@@ -36,10 +36,14 @@ class Ended:
 
 
 def environment(**changes: str) -> dict[str, str]:
-    """Settings of the terminal left out; einc is imported from this tree."""
+    """Settings of the terminal left out; einc is imported from this tree.
+
+    What is in tests/absent is not there.
+    """
     left_out = ("NO_COLOR", "FORCE_COLOR", "COLUMNS", "LINES", "TERM")
     kept = {name: value for name, value in os.environ.items() if name not in left_out}
-    path = os.pathsep.join(filter(None, (str(ROOT), kept.get("PYTHONPATH"))))
+    absent = str(ROOT / "tests" / "absent")
+    path = os.pathsep.join(filter(None, (str(ROOT), absent, kept.get("PYTHONPATH"))))
     return {**kept, "PYTHONPATH": path, "TERM": "xterm-256color", **changes}
 
 
