@@ -1,7 +1,7 @@
 """What a size expression is worth, and how it grows.
 
 In: an expression of the syntax tree and the values of its names. Out: a number
-(`evaluate`), exact as long as all parts are rational, or its leading power of d along
+(`evaluate`), exact as long as all parts are rational, or how it grows along
 d_in = d_out = d (`growth`). Both are our own arithmetic: spec text is never
 evaluated as Python. What has no value raises `NoValue`, which names the fault.
 """
@@ -9,9 +9,10 @@ evaluated as Python. What has no value raises `NoValue`, which names the fault.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from fractions import Fraction
+from functools import reduce
 from typing import Any, assert_never
 
 from einc.errors import (
@@ -27,6 +28,9 @@ MAX_BITS = 100
 FEATURES = ("d_in", "d_out", "d")
 CONSTANT = (Fraction(0), Fraction(0), Fraction(0))
 """The powers of a `Growth` that does not grow."""
+MOST_TERMS = 16
+"""Terms of a sum of powers that are kept."""
+CANCELLED = "what grows most in it cancels, and what is left is not known"
 
 Value = Fraction | float
 """Exact where the value is rational, else a float."""
@@ -184,17 +188,25 @@ def _integer_root(value: int, degree: int) -> int | None:
         root = step
 
 
+Series = tuple[tuple[Fraction, Value], ...]
+"""A sum of powers of d: exponents, which descend, and coefficients, none of them 0."""
+
+
 @dataclass(frozen=True)
 class Growth:
-    """The leading term `coefficient * d_in^i * d_out^o * d^m` of an expression.
+    """How an expression grows along d_in = d_out = d: as `coefficient * d^exponent`.
 
-    `powers` is (i, o, m), or None where the expression is not such a product;
-    `exponent` is the power of d along d_in = d_out = d.
+    `powers` is (i, o, m) where it is `coefficient * d_in^i * d_out^o * d^m` whatever
+    the features, or None where it is no such product. `rest` are the smaller terms, so
+    that it is known what is left where the leading ones cancel; but what grows as
+    d^`lost` or slower may be left out of them.
     """
 
     coefficient: Value
     exponent: Fraction
     powers: tuple[Fraction, Fraction, Fraction] | None
+    rest: Series = ()
+    lost: Fraction | None = None
 
     @classmethod
     def constant(cls, value: Value) -> Growth:
@@ -209,6 +221,12 @@ class Growth:
     def is_one(self) -> bool:
         """Whether it is the constant 1 (which `~` takes literally)."""
         return self.is_constant and self.coefficient == 1
+
+    @property
+    def series(self) -> Series:
+        if self.coefficient == 0:
+            return ()
+        return ((self.exponent, self.coefficient), *self.rest)
 
 
 def feature_growths() -> dict[str, Growth]:
@@ -229,10 +247,8 @@ def growth(expr: Expr, values: Mapping[str, Growth]) -> Growth:
             return _raise(expr, growth(expr.arguments[0], values), Fraction(1, 2))
         case Call():
             parts = [growth(argument, values) for argument in expr.arguments]
-            pick = min if expr.function == "min" else max
-            first = pick(parts, key=lambda g: (g.exponent, g.coefficient))
-            same = all(g.powers == first.powers for g in parts)
-            return first if same else Growth(first.coefficient, first.exponent, None)
+            sign = -1 if expr.function == "min" else 1
+            return reduce(lambda one, other: _larger(expr, one, other, sign), parts)
         case Binary(operator="^"):
             constants = {
                 name: g.coefficient for name, g in values.items() if g.is_constant
@@ -245,8 +261,7 @@ def growth(expr: Expr, values: Mapping[str, Growth]) -> Growth:
                 case "+":
                     return _sum(expr, left, right)
                 case "-":
-                    negative = Growth(-right.coefficient, right.exponent, right.powers)
-                    return _sum(expr, left, negative)
+                    return _sum(expr, left, _negative(right))
                 case "*":
                     return _product(expr, left, right)
                 case "/":
@@ -256,31 +271,89 @@ def growth(expr: Expr, values: Mapping[str, Growth]) -> Growth:
             assert_never(expr)
 
 
+def _zero(is_constant: bool) -> Growth:
+    return Growth(Fraction(0), Fraction(0), CONSTANT if is_constant else None)
+
+
+def _negative(grown: Growth) -> Growth:
+    rest = tuple((exponent, -coefficient) for exponent, coefficient in grown.rest)
+    return replace(grown, coefficient=-grown.coefficient, rest=rest)
+
+
+def _collected(
+    expr: Expr, terms: Iterable[tuple[Fraction, Value]], *lost: Fraction | None
+) -> Growth:
+    """The sum of powers of d, of which what is `lost` is not known."""
+    total: dict[Fraction, Value] = {}
+    for exponent, coefficient in terms:
+        total[exponent] = _bounded(expr, total.get(exponent, Fraction(0)) + coefficient)
+    least = max((bound for bound in lost if bound is not None), default=None)
+    series = [
+        (exponent, total[exponent])
+        for exponent in sorted(total, reverse=True)
+        if total[exponent] != 0 and (least is None or exponent > least)
+    ]
+    if len(series) > MOST_TERMS:
+        least = series[MOST_TERMS][0]
+        del series[MOST_TERMS:]
+    if series:
+        (exponent, coefficient), *rest = series
+        return Growth(coefficient, exponent, None, tuple(rest), least)
+    if least is not None:
+        raise NoValue(UNDEFINED, expr, reason=CANCELLED)
+    return _zero(is_constant=False)
+
+
 def _sum(expr: Expr, left: Growth, right: Growth) -> Growth:
-    if left.coefficient == 0 or right.coefficient == 0:
-        return right if left.coefficient == 0 else left
-    coefficient = _bounded(expr, left.coefficient + right.coefficient)
-    if left.powers is not None and left.powers == right.powers:
-        return Growth(coefficient, left.exponent, left.powers)
-    if left.exponent == right.exponent:
-        return Growth(coefficient, left.exponent, None)
-    larger = left if left.exponent > right.exponent else right
-    return Growth(larger.coefficient, larger.exponent, None)
+    found = _collected(expr, (*left.series, *right.series), left.lost, right.lost)
+    if left.powers is None or right.powers is None:
+        return found
+    if left.powers == right.powers or right.coefficient == 0:
+        powers = left.powers if found.coefficient != 0 else CONSTANT
+        return replace(found, powers=powers)
+    return replace(found, powers=right.powers) if left.coefficient == 0 else found
+
+
+def _larger(expr: Expr, one: Growth, other: Growth, sign: int) -> Growth:
+    """The larger of two in the end, or the smaller where `sign` is -1."""
+    powers = one.powers if one.powers == other.powers else None
+    try:
+        difference = _sum(expr, other, _negative(one)).coefficient
+    except NoValue:
+        # They are the same as far as they are known.
+        return _collected(expr, one.series, one.lost, other.lost)
+    return replace(other if sign * difference > 0 else one, powers=powers)
 
 
 def _product(expr: Expr, left: Growth, right: Growth) -> Growth:
-    coefficient = _bounded(expr, left.coefficient * right.coefficient)
-    powers = None
-    if left.powers is not None and right.powers is not None:
-        i, o, m = (a + b for a, b in zip(left.powers, right.powers, strict=True))
-        powers = (i, o, m)
-    return Growth(coefficient, left.exponent + right.exponent, powers)
+    if left.coefficient == 0 or right.coefficient == 0:
+        zero = left if left.coefficient == 0 else right
+        return _zero(is_constant=zero.powers is not None)
+    terms = [(p + q, a * b) for p, a in left.series for q, b in right.series]
+    lost = [
+        one.lost + other.exponent
+        for one, other in ((left, right), (right, left))
+        if one.lost is not None
+    ]
+    found = _collected(expr, terms, *lost)
+    if left.powers is None or right.powers is None:
+        return found
+    i, o, m = (a + b for a, b in zip(left.powers, right.powers, strict=True))
+    return replace(found, powers=(i, o, m))
 
 
 def _raise(expr: Expr, base: Growth, power: Fraction) -> Growth:
     coefficient = _power(expr, base.coefficient, power)
-    powers = None
+    if power == 0:
+        return Growth.constant(coefficient)
+    if base.coefficient == 0:
+        return _zero(is_constant=base.powers is not None)
+    exponent, powers = base.exponent * power, None
     if base.powers is not None:
         i, o, m = (p * power for p in base.powers)
         powers = (i, o, m)
-    return Growth(coefficient, base.exponent * power, powers)
+    # By the binomial series the next term is smaller by as much as it was.
+    smaller = [term for term, _ in base.rest[:1]]
+    smaller += [base.lost] if base.lost is not None else []
+    lost = exponent - (base.exponent - max(smaller)) if smaller else None
+    return Growth(coefficient, exponent, powers, (), lost)

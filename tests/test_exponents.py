@@ -190,6 +190,16 @@ def test_symbolic_exponents_are_the_numbers(arguments: dict[str, Fraction]) -> N
     assert "alpha" in result.formulas["nu"]
 
 
+@pytest.mark.parametrize(
+    ("size", "exponent"), [("d + 2 - d", 0), ("d^a + d^(1/4) - d^(1/2)", "1/4")]
+)
+def test_terms_that_cancel_are_in_no_exponent(size: str, exponent: str) -> None:
+    text = f"structure s(a = 1/2) {{ y[o] = x[i] * A[i, r] * B[r, o]  r = {size} }}"
+    result = found(einc.parse(text))
+    assert result.best.psi == result.best.nu == Fraction(exponent)
+    assert result.formulas["psi"] == result.formulas["nu"] == str(exponent)
+
+
 @given(family())
 def test_where_two_factors_can_be(arguments: dict[str, Fraction]) -> None:
     """With the best order and nu at most 1."""

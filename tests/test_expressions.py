@@ -7,7 +7,7 @@ from fractions import Fraction
 
 import pytest
 from frontend import bound
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from einc import syntax
@@ -233,6 +233,16 @@ def test_exponents_are_rational_constants(text: str) -> None:
         ("d_in + d_out", 2, 1, None),
         ("min(d, 64)", 64, 0, None),
         ("max(d^(1/2), 64)", 1, "1/2", None),
+        ("d - d", 0, 0, (0, 0, 0)),
+        ("d_in - d_out", 0, 0, None),
+        ("d_in - d_out + 4", 4, 0, None),
+        ("d + 2 - d", 2, 0, None),
+        ("(d + 1) * (d + 1) - d*d", 2, 1, None),
+        ("(d + d^(1/2)) / d - 1", 1, "-1/2", None),
+        ("max(d - d, 3)", 3, 0, (0, 0, 0)),
+        ("max(3 - d, 0)", 0, 0, None),
+        ("min(d, 2 * d + 1)", 1, 1, None),
+        ("sqrt(d^2 + d)", 1, 1, None),
     ],
 )
 def test_growth(
@@ -245,6 +255,51 @@ def test_growth(
     assert grown.coefficient == Fraction(coefficient)
     assert grown.exponent == Fraction(exponent)
     assert grown.powers == (None if powers is None else tuple(map(Fraction, powers)))
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["sqrt(d^2 + d) - d", "(d + 1)^(1/3) - d^(1/3)", "2 * sqrt(d + 1) - 2 * sqrt(d)"],
+)
+def test_what_is_left_of_roots_is_not_known(text: str) -> None:
+    with pytest.raises(NoValue) as caught:
+        grows(text)
+    assert caught.value.fault is UNDEFINED
+    assert "cancels" in str(caught.value.values["reason"])
+
+
+LEAVES = ("d", "d_in", "d_out", "d^(1/2)", "1", "2", "3")
+SUMS = st.recursive(
+    st.sampled_from(LEAVES),
+    lambda parts: st.one_of(
+        st.builds("({} {} {})".format, parts, st.sampled_from("+-+-*"), parts),
+        st.builds("{}({}, {})".format, st.sampled_from(["min", "max"]), parts, parts),
+        st.builds("({} / {})".format, parts, st.sampled_from(LEAVES)),
+    ),
+    max_leaves=8,
+)
+
+
+@settings(max_examples=300)
+@given(SUMS)
+def test_growth_of_sums_is_that_of_the_values(text: str) -> None:
+    """Exactly: a sum of so few terms does not change any more at such a d."""
+    features = 1 << 22
+    try:
+        far = value(text, features, features)
+    except NoValue as none:
+        assume(none.fault is not TOO_LARGE)
+        raise
+    grown = grows(text)
+    if grown.coefficient == 0:
+        assert far == 0
+    else:
+        power = Fraction(2) ** int(22 * grown.exponent)
+        assert abs(far / power / grown.coefficient - 1) < Fraction(1, 10)
+    if grown.powers is not None:
+        i, o, m = grown.powers
+        power = Fraction(2) ** int(8 * i + 12 * o + 8 * m)
+        assert value(text, 1 << 8, 1 << 12) == grown.coefficient * power
 
 
 @given(

@@ -248,12 +248,22 @@ class _Thetas:
     """Exponents of axes as sympy expressions in the parameters of a structure."""
 
     def __init__(self, structure: Structure) -> None:
+        import sympy
+
         self.structure = structure
         self.values = {p.name: p.value for p in structure.parameters}
         self.known: dict[str, Any] = {}
+        constants = {
+            sympy.Symbol(p.name, nonnegative=True): sympy.Rational(p.growth.coefficient)
+            for p in structure.parameters
+            if p.growth.is_constant
+        }
         for axis in structure.axes:
             if axis.size.expr is not None:
-                self.known[axis.name] = self.exponent(axis.size.expr)
+                formula = self.exponent(axis.size.expr)
+                # No formula where terms cancel, which a formula does not say.
+                known = formula.subs(constants) == sympy.Rational(axis.theta)
+                self.known[axis.name] = formula if known else sympy.Rational(axis.theta)
         for term in structure.terms:
             for side in term.sides:
                 for axis in side:
