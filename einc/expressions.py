@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from functools import reduce
 from typing import Any, assert_never
@@ -205,8 +205,8 @@ class Growth:
     coefficient: Value
     exponent: Fraction
     powers: tuple[Fraction, Fraction, Fraction] | None
-    rest: Series = ()
-    lost: Fraction | None = None
+    rest: Series = field(default=(), repr=False)
+    lost: Fraction | None = field(default=None, repr=False)
 
     @classmethod
     def constant(cls, value: Value) -> Growth:

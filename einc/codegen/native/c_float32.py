@@ -1,7 +1,8 @@
 """The C that is the same in all kernels for float32, as text: tiles in registers.
 
-`multiply` goes through one product as `loops` parts it; what else a kernel calls is
-behind it. The C of a structure, which calls these, is from `c_loops`.
+`beside_L` and `across_L` go through one product as `loops` parts it, in vectors of L
+lanes; what else a kernel calls is behind them. The C of a structure, which calls these,
+is from `c_loops`.
 """
 
 FLOAT32 = r"""
@@ -82,7 +83,8 @@ typedef struct {
             tile_##L##_1_##C(p, vectors);                                             \
     }
 
-/* The lanes from `lane` on, in vectors of L, and the lane behind them. */
+/* Of the lanes from `lane` on those that fill vectors of L, and the lane behind them:
+   `beside_L` where they can be columns, `across_L` in general. */
 #define VECTORS(L)                                                                    \
     INLINE v##L load_##L(const float *from, long step)                                \
     {                                                                                 \
@@ -109,16 +111,20 @@ typedef struct {
     COLUMNS(L, 2, TALL)                                                               \
     COLUMNS(L, 3, EVEN)                                                               \
     COLUMNS(L, 4, WIDE)                                                               \
-    INLINE long lanes_##L(Product p, long lane)                                       \
+    INLINE long beside_##L(Product p, long lane)                                      \
     {                                                                                 \
-        if (p.columns == 1 && !p.left_lane && p.right_lane && p.out_lane) {           \
-            for (; lane + 4 * L <= p.lanes; lane += 4 * L)                            \
-                rows_##L##_4(side_by_side(p, lane, L), 1);                            \
-            for (; lane + 3 * L <= p.lanes; lane += 3 * L)                            \
-                rows_##L##_3(side_by_side(p, lane, L), 1);                            \
-            for (; lane + 2 * L <= p.lanes; lane += 2 * L)                            \
-                rows_##L##_2(side_by_side(p, lane, L), 1);                            \
-        }                                                                             \
+        for (; lane + 4 * L <= p.lanes; lane += 4 * L)                                \
+            rows_##L##_4(side_by_side(p, lane, L), 1);                                \
+        for (; lane + 3 * L <= p.lanes; lane += 3 * L)                                \
+            rows_##L##_3(side_by_side(p, lane, L), 1);                                \
+        for (; lane + 2 * L <= p.lanes; lane += 2 * L)                                \
+            rows_##L##_2(side_by_side(p, lane, L), 1);                                \
+        for (; lane + L <= p.lanes; lane += L)                                        \
+            rows_##L##_1(side_by_side(p, lane, L), 1);                                \
+        return lane;                                                                  \
+    }                                                                                 \
+    INLINE long across_##L(Product p, long lane)                                      \
+    {                                                                                 \
         const long rest = p.lanes - lane, vectors = p.out_lane ? 1 : rest / L;        \
         for (; lane + L <= p.lanes; lane += vectors * L) {                            \
             long column = 0;                                                          \
@@ -173,7 +179,8 @@ INLINE Product at(Product p, long lane, long column)
     return p;
 }
 
-/* Vectors of lanes as columns, where left has one value for all of them. */
+/* Vectors of lanes as columns, where there are no others and left has one value for all
+   of them. */
 INLINE Product side_by_side(Product p, long lane, long lanes)
 {
     p = at(p, lane, 0);
@@ -190,19 +197,6 @@ VECTORS(8)
 #endif
 VECTORS(4)
 VECTORS(1)
-
-INLINE void multiply(Product p)
-{
-    long lane = 0;
-#if LANES >= 16
-    lane = lanes_16(p, lane);
-#endif
-#if LANES >= 8
-    lane = lanes_8(p, lane);
-#endif
-    lane = lanes_4(p, lane);
-    lanes_1(p, lane);
-}
 
 /* The features of some tokens, `row` values apart. */
 static void copy(long n, long features, const float *from, float *to, long row)

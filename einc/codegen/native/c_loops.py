@@ -5,7 +5,7 @@ In: a `Chain`. Out: C that calls the tiles of `c_float32`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from einc.codegen.layout import layout_text
 from einc.codegen.native.c_source import braces, dims_text, each_value, place
@@ -28,6 +28,8 @@ class LoopSteps:
         self.last = len(chain.weights) - 1
 
     def functions(self, out: Writer) -> None:
+        for kind, lanes in sorted({_multiply(loops) for loops in self._loops()}):
+            _multiplies(out, kind, lanes)
         sides, back = self.lowered.sides, self.lowered.back
         for i, product in enumerate(self.lowered.products):
             taken, given = sides[i : i + 2]
@@ -38,6 +40,10 @@ class LoopSteps:
             _product(out, f"backward_{i}", product.backward, weight, dgiven, dtaken)
             _gradient(out, f"gradient_{i}", product.gradient, weight, *pair)
             _weights(out, i, product, self.sizes)
+
+    def _loops(self) -> Iterator[Loops]:
+        for product in self.lowered.products:
+            yield from (product.forward, product.backward, product.gradient)
 
     def weights(self, kind: str) -> list[int]:
         return [
@@ -75,6 +81,37 @@ class LoopSteps:
         out.line(f"gradient_{i}(m, {left}, {right}, sums{i});")
 
 
+def _multiply(loops: Loops) -> tuple[str, int]:
+    """How vectors go through a product, and through how many lanes."""
+    left, right, result = loops.lanes.steps
+    beside = loops.columns.size == 1 and not left and right and result
+    return "beside" if beside else "across", loops.lanes.size
+
+
+def _multiplies(out: Writer, kind: str, lanes: int) -> None:
+    """All of a product, with vectors of those lengths alone that so many lanes fill.
+
+    A compiler would leave out the others, but take four times as long for all of it.
+    """
+    out.line(f"INLINE void {kind}_all_{lanes}(Product p)")
+    with braces(out):
+        out.line("long lane = 0;")
+        for length, left in (
+            (16, lanes),
+            (8, lanes % 16),
+            (4, lanes % 8),
+            (1, lanes % 4),
+        ):
+            some = left >= length
+            if not some and (length == 1 or lanes < length):
+                continue
+            # Of the longest that there are, all that fit; of others what is left.
+            out.line(f"#if LANES {'>=' if some else '=='} {length}")
+            out.line(f"lane = {kind}_{length}(p, lane);")
+            out.line("#endif")
+    out.line()
+
+
 def _product(
     out: Writer, name: str, loops: Loops, weight: str, taken: Side, given: Side
 ) -> None:
@@ -97,7 +134,7 @@ def _gradient(
 
 
 def _function(out: Writer, name: str, loops: Loops, added: str) -> None:
-    """Loops around `multiply`, for n tokens."""
+    """Loops around a product of three, for n tokens."""
     out.line(f"static void {name}(")
     out.line("    long n, const float *left, const float *right, float *out)")
     out.line("{")
@@ -107,7 +144,8 @@ def _function(out: Writer, name: str, loops: Loops, added: str) -> None:
         comment = f"/* {layout_text((loop.dims,))} */"
         out.line(f"for (long i{k} = 0; i{k} < {loop.size}; i{k}++) {comment}")
     out.indent += "    "
-    out.line("multiply((Product){")
+    kind, lanes = _multiply(loops)
+    out.line(f"{kind}_all_{lanes}((Product){{")
     with out.indented():
         _fields(out, loops, added)
     out.line("});")
