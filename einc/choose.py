@@ -19,6 +19,7 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from operator import add
+from typing import NamedTuple
 
 from einc.factorise import CANDIDATES, Choice, factorisations
 from einc.network import Network, X, bits
@@ -91,6 +92,17 @@ class Side:
         return zip(self.free, self.targets, strict=True)
 
 
+class Later(NamedTuple):
+    """A side of a later term that what is chosen here leaves no choice.
+
+    Its `known` sizes and those of `names` are to hold its features.
+    """
+
+    features: int
+    known: int
+    names: tuple[str, ...]
+
+
 @dataclass(frozen=True, order=True)
 class Best:
     """The sizes chosen and the padded features of each side; less is better."""
@@ -126,9 +138,11 @@ class Search:
         sizes: Mapping[str, int],
         top: int | None,
         ties: Sequence[Set[str]] = (),
+        later: Sequence[Later] = (),
         work: int = WORK,
     ) -> None:
         self.sides = sides
+        self.later = later
         self.work = work
         self.features = math.log(min(side.features for side in sides))
         base = [0.0] * len(network.axes)
@@ -151,7 +165,7 @@ class Search:
                     self.equal[which].append(places[which])
             if places[0] and places[1]:
                 self.shared.append((places[0][0], places[1][0]))
-        self.bound = bool(self.shared or any(self.equal))
+        self.bound = bool(self.shared or any(self.equal) or later)
         # An index of both sides counts once, with the first.
         self.cuts = [_places(cuts, first), _places(cuts, second, first)]
         self.steps = [_places(steps, first), _places(steps, second, first)]
@@ -171,7 +185,8 @@ class Search:
             # Without sizes that must agree there always is a best: see `_near`.
             if self.work < 0 and (best is not None or self.bound):
                 break
-            found = [self._judge(*pair) for pair in self._pairs(levels)]
+            judged = (self._judge(*pair) for pair in self._pairs(levels))
+            found = [pair for pair in judged if pair is not None]
             rank = max((pair.rank for pair in found), default=-math.inf)
             if rank <= best_rank + 1e-9:
                 continue
@@ -257,13 +272,19 @@ class Search:
         self.work -= len(cuts) * len(logs)
         return _Candidate(choice, cuts, steps)
 
-    def _judge(self, first: _Candidate, second: _Candidate) -> _Pair:
+    def _judge(self, first: _Candidate, second: _Candidate) -> _Pair | None:
+        """None where a later side would not hold its features."""
         sizes: dict[str, int] = {}
         for side, candidate in zip(self.sides, (first, second), strict=True):
             for axis, size in zip(side.free, candidate.choice.sizes, strict=True):
                 sizes[axis.name] = size
         distance = first.choice.distance + second.choice.distance
         distance += abs(self._flops(first, second) - self.ideal_flops)
+        for features, known, names in self.later:
+            product = known * math.prod(sizes[name] for name in names)
+            if product < features:
+                return None
+            distance += math.log(product / features)
         ragged = sum(size % 8 != 0 for size in sizes.values())
         steps = math.floor(distance / _STEP + 1e-9)
         key = steps, ragged, *sizes.values()

@@ -217,7 +217,7 @@ PADDED_BLOCK = Fault(
     "W106",
     "{tensor} is padded from {features} to {padded} features, since `{name}` divides "
     "both sides and they have no common size near {target}",
-    "choose features with a common divisor near {target}",
+    "use {padded} features{advice}",
 )
 
 PADDED_TIED = Fault(
@@ -326,20 +326,23 @@ class Diagnostics:
 
     @property
     def errors(self) -> list[Diagnostic]:
-        return _in_order(d for d in self.found if d.severity == "error")
+        return in_order(d for d in self.found if d.severity == "error")
 
     @property
     def warnings(self) -> tuple[Diagnostic, ...]:
-        return tuple(_in_order(d for d in self.found if d.severity == "warning"))
+        return tuple(in_order(d for d in self.found if d.severity == "warning"))
 
     def stop_on_errors(self) -> None:
         """Raises `SpecError` with everything found, if any of it is an error."""
         if self.errors:
-            raise SpecError(_in_order(self.found))
+            raise SpecError(in_order(self.found))
 
 
-def _in_order(diagnostics: Iterable[Diagnostic]) -> list[Diagnostic]:
-    return sorted(diagnostics, key=lambda d: (d.span, d.code))
+def in_order(diagnostics: Iterable[Diagnostic]) -> list[Diagnostic]:
+    """Source by source, each from its beginning to its end."""
+    found = list(diagnostics)
+    sources = list(dict.fromkeys(d.source.name for d in found))
+    return sorted(found, key=lambda d: (sources.index(d.source.name), d.span, d.code))
 
 
 def counted(number: int, noun: str) -> str:

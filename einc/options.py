@@ -272,7 +272,7 @@ def _expression(text: str) -> tuple[Source, Definition]:
 def definitions(
     names: Iterable[str], expr: str | None = None
 ) -> tuple[list[tuple[Source, Definition]], list[Diagnostic]]:
-    """All definitions that are named, and the faults of texts that have none."""
+    """All definitions that are named, and the faults of texts and between names."""
     found: list[tuple[Source, Definition]] = []
     faults: list[Diagnostic] = []
     named = [
@@ -281,10 +281,11 @@ def definitions(
     for path, spec in named:
         try:
             source = specs.read(path)
-            tree = specs.parse(source)
+            tree, clashes = specs.parsed(source)
         except SpecError as error:
             faults += error.diagnostics
             continue
+        faults += clashes
         name = spec.partition("::")[2]
         chosen = tree.definitions
         if name:

@@ -86,6 +86,7 @@ def _structure(scope: Scope) -> Structure:
     scope.faults.stop_on_errors()
     terms = tuple(_term(equation, sizes, growths) for equation in scope.equations)
     _one_growth(scope, terms)
+    _same_rest(scope, terms)
     _tied_growth(scope, terms)
     scope.faults.stop_on_errors()
     return Structure(
@@ -166,6 +167,16 @@ def _one_growth(scope: Scope, terms: tuple[Term, ...]) -> None:
                     here=axis.theta,
                     there=before.theta,
                 )
+
+
+def _same_rest(scope: Scope, terms: tuple[Term, ...]) -> None:
+    """An index without a statement on both sides takes as much on either."""
+    for term in terms:
+        refs = (*inputs_of(term.equation), term.equation.left)
+        for side, ref in zip(term.sides, refs, strict=True):
+            total = sum((axis.theta for axis in side), Fraction(0))
+            if total != 1 and any(axis.size.kind == "rest" for axis in side):
+                statements.wrong_sum(scope, ref, {a.name: a.theta for a in side})
 
 
 def _tied_growth(scope: Scope, terms: tuple[Term, ...]) -> None:

@@ -17,7 +17,8 @@ from fractions import Fraction
 from typing import Literal
 
 from einc import errors, syntax
-from einc.choose import WORK, Best, Search, Side, common_sizes, tied_sizes
+from einc.choose import WORK, Best, Later, Search, Side, common_sizes, tied_sizes
+from einc.covering import covering
 from einc.errors import Diagnostic, InternalError, UsageError, counted
 from einc.expressions import NoValue, Value, evaluate, shown, whole
 from einc.lint import lint_sizes
@@ -92,6 +93,10 @@ def bind(structure: Structure, d_in: int, d_out: int) -> Binding:
     return _Binder(structure, d_in, d_out).run()
 
 
+class _TooSmall(Exception):
+    """Sizes that terms before have chosen leave a side without its features."""
+
+
 class _Binder:
     def __init__(self, structure: Structure, d_in: int, d_out: int) -> None:
         self.structure = structure
@@ -99,6 +104,7 @@ class _Binder:
         self.faults = structure.diagnostics()
         self.sizes: dict[str, int] = {}
         self.scope: dict[str, Value] = {}
+        self.covers = False
 
     def run(self) -> Binding:
         structure = self.structure
@@ -114,7 +120,16 @@ class _Binder:
         top = self._top()
         ties = tied_indices(structure, self.sizes, self.faults)
         self.faults.stop_on_errors()
-        padded = tuple(self._term(term, targets, top, ties) for term in structure.terms)
+        laid_down, told = dict(self.sizes), len(self.faults.found)
+        try:
+            padded = self._terms(targets, top, ties)
+        except _TooSmall:
+            shape = self.d_in, self.d_out
+            shared = covering(structure, shape, laid_down, targets, ties)
+            self.sizes = laid_down | shared
+            self.covers = True
+            del self.faults.found[told:]
+            padded = self._terms(targets, top, ties)
         self._limits()
         self.faults.stop_on_errors()
         lint_sizes(structure, self.sizes, self.faults)
@@ -128,9 +143,19 @@ class _Binder:
             self.faults.warnings,
         )
 
+    def _terms(
+        self, targets: Mapping[str, float], top: int | None, ties: Sequence[Set[str]]
+    ) -> tuple[tuple[int, int], ...]:
+        terms = self.structure.terms
+        return tuple(
+            self._term(term, terms[i:], targets, top, ties)
+            for i, term in enumerate(terms, 1)
+        )
+
     def _term(
         self,
         term: Term,
+        after: Sequence[Term],
         targets: Mapping[str, float],
         top: int | None,
         ties: Sequence[Set[str]],
@@ -142,7 +167,8 @@ class _Binder:
         )
         self.faults.stop_on_errors()
         network = Network(term, self.structure.routed)
-        padded = self._choose(network, sides, top, ties)
+        later = self._closed(after, {a.name for side in sides for a in side.free})
+        padded = self._choose(network, sides, top, ties, later)
         for tie in ties:
             self.sizes.update(
                 (name, self.sizes[known])
@@ -151,6 +177,17 @@ class _Binder:
             )
         self._verify(term, padded)
         return padded
+
+    def _closed(self, terms: Sequence[Term], free: Set[str]) -> list[Later]:
+        """The sides of later terms that will have no free index any more."""
+        found = []
+        for term in terms:
+            for axes, count in zip(term.sides, (self.d_in, self.d_out), strict=True):
+                open_ = [a.name for a in axes if a.name not in self.sizes]
+                if open_ and free >= set(open_):
+                    known = [self.sizes[n.name] for n in axes if n.name in self.sizes]
+                    found.append(Later(count, math.prod(known), tuple(open_)))
+        return found
 
     # What the statements say
 
@@ -234,6 +271,8 @@ class _Binder:
         stated = self._stated(axes)
         least = -(-count // stated) * stated
         closed = not free and fixed < count
+        if closed and not self.covers and any(a.size.kind != "exact" for a in axes):
+            raise _TooSmall
         if least > EXACT_PADDING * count or closed:
             fixed = fixed if closed else stated
             below = [] if not free else [count // fixed * fixed]
@@ -262,8 +301,11 @@ class _Binder:
         sides: tuple[Side, Side],
         top: int | None,
         ties: Sequence[Set[str]],
+        later: Sequence[Later],
     ) -> tuple[int, int]:
-        best = Search(network, sides, dict(self.sizes), top, ties).run()
+        best = Search(network, sides, dict(self.sizes), top, ties, later).run()
+        if best is None and later:
+            best = Search(network, sides, dict(self.sizes), top, ties).run()
         if best is None:
             return self._common(network, sides, top, ties)
         self.sizes.update(best.sizes)
@@ -303,7 +345,7 @@ class _Binder:
         for option in options:
             sizes = self.sizes | {a.name: s for a, s in option.items()}
             fixed = sides[0].fix(option), sides[1].fix(option)
-            found = Search(network, fixed, sizes, top, (), WORK // len(options)).run()
+            found = Search(network, fixed, sizes, top, work=WORK // len(options)).run()
             if found is None:
                 raise InternalError("fixed common sizes always have a multiple")
             found = Best(found.key, found.levels, sizes | found.sizes)
@@ -316,7 +358,9 @@ class _Binder:
             self._warn_tied(network.term, sides, best.levels)
             return best.levels
         shared = next(a for a in sides[0].free if a.role is Role.BOTH)
-        target = sides[0].targets[sides[0].free.index(shared)]
+        target = max(1, round(math.exp(sides[0].targets[sides[0].free.index(shared)])))
+        stated = any(a.size.kind == "exact" for s in network.term.sides for a in s)
+        advice = f", or both sides with a common divisor near {target}" * (not stated)
         for which, side in zip(_SIDES, sides, strict=True):
             if best.levels[which] != side.features:
                 self.faults.add(
@@ -326,7 +370,8 @@ class _Binder:
                     features=side.features,
                     padded=best.levels[which],
                     name=shared.name,
-                    target=max(1, round(math.exp(target))),
+                    target=target,
+                    advice=advice,
                 )
         return best.levels
 

@@ -11,7 +11,7 @@ import sys
 from dataclasses import replace
 
 from einc import library, parser
-from einc.errors import NOT_TEXT, Diagnostics, SpecError, UsageError
+from einc.errors import NOT_TEXT, Diagnostic, Diagnostics, SpecError, UsageError
 from einc.resolve import check_names
 from einc.source import Source, Span
 from einc.syntax import Definition, Spec, unparse
@@ -66,11 +66,16 @@ def _cannot_read(path: str, error: OSError | ValueError) -> str:
 
 def parse(source: Source) -> Spec:
     """The syntax tree of a file, its names checked against each other."""
-    spec = parser.parse(source)
-    faults = check_names(spec, source)
+    spec, faults = parsed(source)
     if faults:
         raise SpecError(faults)
     return spec
+
+
+def parsed(source: Source) -> tuple[Spec, list[Diagnostic]]:
+    """The syntax tree of a file, and the faults between its names."""
+    spec = parser.parse(source)
+    return spec, check_names(spec, source)
 
 
 def choose(source: Source, spec: Spec, name: str, path: str) -> Definition:

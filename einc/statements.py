@@ -55,6 +55,8 @@ def _sizes_missing(
         for index in ref.indices:
             if index.text not in statements and index.text not in told:
                 told.add(index.text)
+                if index.text in syntax.RESERVED:
+                    continue  # and no statement can give it one
                 fault = errors.NO_SIZE
                 scope.faults.add(fault, index.span, name=index.text)
 
@@ -197,11 +199,16 @@ def check_exponent_sum(
     least = min([*exponents.values(), Fraction(0)])
     if least == 0 and (total == 1 or (len(stated) < len(names) and total < 1)):
         return
+    wrong_sum(scope, ref, exponents)
+
+
+def wrong_sum(scope: Scope, ref: syntax.Ref, exponents: Mapping[str, Fraction]) -> None:
+    """The fault of a side whose indices do not grow as d together."""
     scope.faults.add(
         errors.EXPONENT_SUM,
         ref.span,
         tensor=syntax.unparse(ref),
-        sum=total,
+        sum=sum(exponents.values(), Fraction(0)),
         parts=", ".join(f"{n}: {t}" for n, t in exponents.items()),
     )
 

@@ -116,6 +116,15 @@ class Parameter:
     value: syntax.Expr
     growth: Growth
 
+    @property
+    def text(self) -> str:
+        """As written; a negative constant as a number, for which the language has a
+        difference.
+        """
+        if self.growth.is_constant and self.growth.coefficient < 0:
+            return str(self.growth.coefficient)
+        return syntax.unparse(self.value)
+
 
 @dataclass(frozen=True)
 class Structure:
@@ -164,7 +173,7 @@ class Structure:
     @property
     def arguments(self) -> dict[str, str]:
         """What each parameter stands for, as text."""
-        return {p.name: syntax.unparse(p.value) for p in self.parameters}
+        return {p.name: p.text for p in self.parameters}
 
     def fixed_features(self, side: Literal[0, 1]) -> int | None:
         """The features of a side (0 the input, 1 the output) that sizes alone fix.

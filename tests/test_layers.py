@@ -19,7 +19,7 @@ parser
 structure layout
 scope network
 equations statements lint ties
-resolve choose
+resolve choose covering
 library sizes
 family order
 plan

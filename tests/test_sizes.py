@@ -190,6 +190,47 @@ def test_sides_with_common_indices(resolved: Structure, d_in: int, d_out: int) -
         assert count - asked <= slack(asked) or warned
 
 
+SHARES = [("1/2", 2), ("1/3", 3), ("1/4", 4)]
+"""Exponents, and how many indices of it make a side."""
+
+
+@st.composite
+def sums(draw: st.DrawFn) -> str:
+    """Up to four terms whose sides share indices in any way, all sizes with `~`."""
+    exponent, count = draw(st.sampled_from(SHARES))
+    names = [f"{letter}{i}" for letter in "ab" for i in range(count)] + ["c0"]
+    lines = []
+    for number in range(draw(st.integers(2, 4))):
+        y, x = (draw(st.permutations(names))[:count] for _ in "yx")
+        held = ", ".join(dict.fromkeys([*y, *x]))
+        sign = "+=" if number else "="
+        lines.append(f"y[{', '.join(y)}] {sign} x[{', '.join(x)}] * W{number}[{held}]")
+    used = [name for name in names if name in " ".join(lines)]
+    return "\n".join(lines) + f"\n{', '.join(used)} ~ d^({exponent})"
+
+
+@settings(max_examples=200)
+@given(sums(), st.integers(1, 5000), st.integers(1, 5000))
+def test_growing_sizes_of_sums_never_fail(text: str, d_in: int, d_out: int) -> None:
+    binding = bound(text, d_in, d_out)
+    for term, padded in zip(binding.structure.terms, binding.padded, strict=True):
+        for side, product_, count in zip(
+            term.sides, padded, (d_in, d_out), strict=True
+        ):
+            assert math.prod(binding.shape(side)) == product_ >= count
+
+
+@pytest.mark.parametrize("d", [96, 768, 1000])
+def test_sizes_of_a_term_leave_the_next_one_its_features(d: int) -> None:
+    """W and V transpose each other's indices; 24 x 32 and 32 x 24 do both."""
+    text = """
+        y[a, b] = x[c, e] * W[a, b, c, e]
+        y[a, c] += x[b, e] * V[a, b, c, e]
+        a, b, c, e ~ d^(1/2)
+    """
+    assert not bound(text, d, d).is_padded
+
+
 @given(FEATURES, FEATURES)
 def test_an_index_of_both_sides_divides_both(d_in: int, d_out: int) -> None:
     binding = bound(

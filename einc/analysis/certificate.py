@@ -67,7 +67,7 @@ def problem(binding: Binding, bound: int) -> tuple[int, Map]:
     """What to eliminate, and how many times its rank the rank of W is.
 
     The reduced term, where there is one term without ties or padding; else W as it
-    is. Indices of size 1 are left out.
+    is. Indices of size 1 are left out, and of a routed one all but the active values.
     """
     structure = binding.structure
     if len(structure.terms) == 1 and not structure.tied and not binding.is_padded:
@@ -83,7 +83,7 @@ def problem(binding: Binding, bound: int) -> tuple[int, Map]:
         sizes = tuple(core.sizes.values())
         map_ = Map(sizes, (only,), rows, columns, core.smallest_cut())
         return core.multiplier, map_
-    axes = [a for a in structure.axes if binding.active_size(a) > 1]
+    axes = [a for a in structure.axes if binding.size(a) > 1]
     numbers = {axis.name: n for n, axis in enumerate(axes)}
     names = [factor.name for factor in structure.factors]
     products = []

@@ -38,11 +38,31 @@ class Parameters:
 
 def parameters(binding: Binding) -> Parameters:
     """The sum over distinct factors of the product of their sizes."""
-    factors, active = {}, 0
-    for operand in binding.structure.factors:
-        factors[operand.name] = math.prod(binding.shape(operand.axes))
-        active += math.prod(binding.active_size(axis) for axis in operand.axes)
-    return Parameters(factors, sum(factors.values()), active, router_size(binding))
+    structure = binding.structure
+    factors = {f.name: math.prod(binding.shape(f.axes)) for f in structure.factors}
+    total = sum(factors.values())
+    active = total - sum(_idle(binding, name) for name in factors)
+    return Parameters(factors, total, active, router_size(binding))
+
+
+def _idle(binding: Binding, name: str) -> int:
+    """The elements of a factor that a token uses nowhere.
+
+    In each of its uses they are at values of the routed index that were not chosen.
+    """
+    structure = binding.structure
+    uses = [o for term in structure.terms for o in term.operands if o.name == name]
+    idle = list(binding.shape(uses[0].axes))
+    places = set()
+    for use in uses:
+        names = [axis.name for axis in use.axes]
+        if structure.routed not in names:
+            return 0
+        places.add(names.index(structure.routed))
+    for place in places:
+        assert binding.top is not None
+        idle[place] -= binding.top
+    return math.prod(idle)
 
 
 def router_size(binding: Binding) -> int:
@@ -197,7 +217,8 @@ def memory(binding: Binding, plan: Plan) -> Memory:
             if node is step or (isinstance(node, Leaf) and not node.holds_x):
                 continue
             # However x is split, it is one tensor, unless padded or summed.
-            key = node.key if isinstance(node, Contraction) else ("x", elements)
+            whole = isinstance(node, Leaf) and not node.private
+            key = ("x", elements) if whole else node.key
             if key not in kept and node not in term.expert_steps[:-1]:
                 kept.add(key)
                 saved += elements
@@ -229,19 +250,28 @@ def macs_formula(structure: Structure, plan: Plan) -> str:
     """The multiply-adds per token: a product for each contraction.
 
     Those of a contraction without x are divided by `tokens`, and a routed index
-    where x is in is written `top`.
+    where x is in is written `top`; with a `_` behind it where an index has that name.
     """
     import sympy
 
-    top = None if structure.route is None else sympy.Symbol("top", positive=True)
+    top = None if structure.route is None else symbol(structure, "top")
     total = sympy.Integer(0)
     for _, step in plan.steps:
         replaced = structure.routed if step.holds_x else None
         monomial = monomial_of(step.touched, replaced, top)
         if not step.holds_x:
-            monomial /= sympy.Symbol("tokens", positive=True)
+            monomial /= symbol(structure, "tokens")
         total += monomial
     return str(total)
+
+
+def symbol(structure: Structure, name: str) -> Any:
+    """Of what is no index, with a `_` behind it for each index that has its name."""
+    import sympy
+
+    while name in {axis.name for axis in structure.axes}:
+        name += "_"
+    return sympy.Symbol(name, positive=True)
 
 
 def monomial_of(

@@ -32,7 +32,8 @@ MAX_WORK = 1 << 38
 class Product:
     """A term: the indices of x, of y, and of each factor beside its number.
 
-    Factors of one number are the same tensor.
+    Factors of one number are the same tensor. Where its sizes are not the same, as with
+    an index that is routed in one use alone, the smaller ones are of its first entries.
     """
 
     x: tuple[int, ...]
@@ -112,12 +113,12 @@ def rank_modulo_prime(map_: Map, seed: int) -> int:
     import numpy as np
 
     draw = np.random.default_rng(seed)
-    factors: dict[int, np.ndarray] = {}
+    shapes: dict[int, list[int]] = {}
     for product in map_.products:
         for number, indices in product.factors:
-            if number not in factors:
-                shape = [map_.sizes[i] for i in indices]
-                factors[number] = draw.integers(1, PRIME, shape)
+            shape = [map_.sizes[i] for i in indices]
+            shapes[number] = [*map(max, shape, shapes.get(number, shape))]
+    factors = {n: draw.integers(1, PRIME, shape) for n, shape in shapes.items()}
     total = np.zeros((map_.rows, map_.columns), dtype=np.int64)
     for product in map_.products:
         total += _dense(map_, product, factors)[: map_.rows, : map_.columns]
@@ -145,7 +146,8 @@ def _dense(map_: Map, product: Product, factors: dict[int, np.ndarray]) -> np.nd
 
     outer = dict.fromkeys([*product.y, *product.x])
     tensors: list[Tensor] = [
-        (factors[number], held) for number, held in product.factors
+        (factors[number][tuple(slice(map_.sizes[i]) for i in held)], held)
+        for number, held in product.factors
     ]
     for positions in _path(map_, product).path if len(tensors) > 1 else ():
         taken = [tensors.pop(i) for i in sorted(positions, reverse=True)]

@@ -253,8 +253,15 @@ class _Thetas:
         self.structure = structure
         self.values = {p.name: p.value for p in structure.parameters}
         self.known: dict[str, Any] = {}
+        # Each of the sign that it has: formulas are shorter for it.
+        self.symbols = {
+            p.name: sympy.Symbol(
+                p.name, real=True, nonnegative=p.growth.coefficient >= 0
+            )
+            for p in structure.parameters
+        }
         constants = {
-            sympy.Symbol(p.name, nonnegative=True): sympy.Rational(p.growth.coefficient)
+            self.symbols[p.name]: sympy.Rational(p.growth.coefficient)
             for p in structure.parameters
             if p.growth.is_constant
         }
@@ -330,7 +337,7 @@ class _Thetas:
             case Number():
                 return sympy.Rational(expr.value.numerator, expr.value.denominator)
             case Variable():
-                return sympy.Symbol(expr.name, nonnegative=True)
+                return self.symbols[expr.name]
             case Call(function="sqrt"):
                 return sympy.sqrt(self.constant(expr.arguments[0]))
             case Call():

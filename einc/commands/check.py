@@ -8,7 +8,7 @@ from fractions import Fraction
 import typer
 
 from einc import compiler, options
-from einc.errors import Diagnostic, SpecError, UsageError, counted
+from einc.errors import Diagnostic, SpecError, UsageError, counted, in_order
 from einc.output import diagnostics_document, print_json, print_text, reporting, warn
 from einc.source import Source
 from einc.syntax import Definition
@@ -36,7 +36,7 @@ def check(
             options.check_known(given, [definition for _, definition in named])
         for source, definition in named:
             found += _faults(source, definition, given, (d_in, d_out))
-        found = options.filtered(found, warnings)
+        found = options.filtered(in_order(found), warnings)
         if as_json:
             print_json(diagnostics_document(found))
         elif found:
