@@ -8,7 +8,7 @@ where x is in it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence, Set
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any, Literal, TypeVar
@@ -76,8 +76,13 @@ def best_tree(
         ]
         limit = min(tree.cost for tree in listed) * FEWER_SAVED
         good = [tree for tree in listed if tree.cost <= limit]
-        return min(good, key=lambda t: (t.saved, t.cost, t.sets)).shape
-    return _best_by_subsets(network, costs, grad)
+        shape = min(good, key=lambda t: (t.saved, t.cost, t.sets)).shape
+        if not costs.known:
+            return shape
+        # How what costs nothing is computed was not judged.
+        build = _best_by_subsets(network, costs, grad)
+        return _grafted(shape, {known: build(known) for known in costs.known})
+    return _best_by_subsets(network, costs, grad)(network.everything)
 
 
 @dataclass(frozen=True)
@@ -111,16 +116,11 @@ def _judge(
     cost = saved = 0
     sets: list[int] = []
 
-    def tensors(shape: Shape) -> int:
-        if isinstance(shape, int):
-            return 1 << shape
-        return tensors(shape[0]) | tensors(shape[1])
-
     def visit(shape: Shape) -> int:
         nonlocal cost, saved
         if isinstance(shape, int):
             return 1 << shape
-        if costs.known and (whole := tensors(shape)) in costs.known:
+        if costs.known and (whole := _tensors(shape)) in costs.known:
             return whole
         left, right = visit(shape[0]), visit(shape[1])
         joined = left | right
@@ -135,8 +135,30 @@ def _judge(
     return cost, saved, tuple(sets)
 
 
-def _best_by_subsets(network: Network, costs: Costs, grad: int) -> Shape:
-    """Dynamic programming over sets of tensors: 3^(n + 1) / 2 splits."""
+def _tensors(shape: Shape) -> int:
+    """The set of a tree's tensors."""
+    if isinstance(shape, int):
+        return 1 << shape
+    return _tensors(shape[0]) | _tensors(shape[1])
+
+
+def _grafted(shape: Shape, trees: Mapping[int, Shape]) -> Shape:
+    """A tree with `trees` in place of its own over their sets of tensors."""
+    if isinstance(shape, int):
+        return shape
+    known = trees.get(_tensors(shape))
+    if known is not None:
+        return known
+    return _grafted(shape[0], trees), _grafted(shape[1], trees)
+
+
+def _best_by_subsets(
+    network: Network, costs: Costs, grad: int
+) -> Callable[[int], Shape]:
+    """The best tree for each set of tensors.
+
+    Dynamic programming over them: 3^(n + 1) / 2 splits.
+    """
     count = network.everything + 1
     best: list[tuple[int, int] | None] = [None] * count
     split = [0] * count
@@ -145,9 +167,6 @@ def _best_by_subsets(network: Network, costs: Costs, grad: int) -> Shape:
     for subset in range(1, count):
         if subset & (subset - 1) == 0:
             best[subset] = (0, 0)
-            continue
-        if subset in costs.known:
-            best[subset], split[subset] = (0, 0), subset & -subset
             continue
         holds_x = subset & X
         cache = touched_cost[holds_x]
@@ -171,13 +190,15 @@ def _best_by_subsets(network: Network, costs: Costs, grad: int) -> Shape:
         assert found is not None
         kept = costs.elements(network.kept(subset), bool(holds_x))
         best[subset] = (found[0], found[1] + kept)
+        if subset in costs.known:
+            best[subset] = (0, 0)
 
     def build(subset: int) -> Shape:
         if subset & (subset - 1) == 0:
             return subset.bit_length() - 1
         return build(split[subset]), build(subset ^ split[subset])
 
-    return build(network.everything)
+    return build
 
 
 def chain(sequence: Sequence[int]) -> Shape:

@@ -7,9 +7,11 @@ evaluated. The trees are found in `order`.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import combinations
 from typing import Any
 
 from einc.errors import InternalError
@@ -25,6 +27,10 @@ from einc.order import (
 )
 from einc.sizes import Binding
 from einc.structure import Axis, Structure, Term
+
+MOST_SHARED, MOST_TENSORS = 6, 7
+"""Products that the terms of a sum may share, and tensors of a term, up to which all that
+can be shared is tried."""
 
 
 @dataclass(frozen=True)
@@ -192,24 +198,96 @@ def verify(plan: Plan) -> None:
 
 def plan(binding: Binding, tokens: int, order: Order = "best") -> Plan:
     """The plan of `binding` for `tokens` tokens a call, every tensor trained."""
-    terms: list[TermPlan] = []
-    names, known = _Names(binding.structure.terms), set[Key]()
-    for term in binding.structure.terms:
-        network = binding.network(term)
-        costs = Costs.of(binding, network, tokens)
-        if order == "best":
-            costs = replace(costs, known=_known_sets(network, known))
-            shape = best_tree(network, costs)
-        elif order == "given":
-            shape = chain(range(1, len(network.tensors)))
-        else:
-            shape = opt_einsum_tree(network, costs, order)
-        terms.append(term_plan(network, shape, names))
-        experts = terms[-1].expert_steps[:-1]
-        known.update(step.key for step in terms[-1].steps if step not in experts)
-    result = Plan(order, tokens, tuple(terms))
+    networks = [binding.network(term) for term in binding.structure.terms]
+    costs = [Costs.of(binding, network, tokens) for network in networks]
+    both = list(zip(networks, costs, strict=True))
+    if order == "best":
+        shapes = _best_trees(both) if len(both) == 1 else _best_of_sums(both)
+    elif order == "given":
+        shapes = [chain(range(1, len(network.tensors))) for network in networks]
+    else:
+        shapes = [opt_einsum_tree(network, costs, order) for network, costs in both]
+    result = _dressed(order, networks, shapes, tokens)
     verify(result)
     return result
+
+
+def _dressed(
+    order: Order, networks: Sequence[Network], shapes: Sequence[Shape], tokens: int
+) -> Plan:
+    names = _Names([network.term for network in networks])
+    pairs = zip(networks, shapes, strict=True)
+    terms = tuple(term_plan(network, shape, names) for network, shape in pairs)
+    return Plan(order, tokens, terms)
+
+
+# Sums
+
+
+def _best_trees(
+    terms: Sequence[tuple[Network, Costs]], shared: Set[Key] | None = None
+) -> list[Shape]:
+    """The best tree of each term where the products `shared` cost nothing.
+
+    With None they are those of the terms before.
+    """
+    known = set[Key]() if shared is None else shared
+    shapes = []
+    for network, costs in terms:
+        sets = frozenset(_sets_of(network, known).values())
+        shapes.append(best_tree(network, replace(costs, known=sets)))
+        if shared is None:
+            planned = term_plan(network, shapes[-1])
+            experts = planned.expert_steps[:-1]
+            known |= {step.key for step in planned.steps if step not in experts}
+    return shapes
+
+
+def _best_of_sums(terms: Sequence[tuple[Network, Costs]]) -> list[Shape]:
+    """Trees that together take the fewest multiply-adds: what terms share counts once.
+
+    Whatever the best ones share, each of them is the best one where that costs nothing:
+    so all that terms can share is tried, if it is `MOST_SHARED` products at most.
+    """
+    networks = [network for network, _ in terms]
+
+    def total(shapes: Sequence[Shape]) -> int:
+        plan = _dressed("best", networks, shapes, terms[0][1].tokens)
+        costs = {network.term: costs for network, costs in terms}
+        return sum(
+            costs[term.network.term].elements(
+                term.network.mask(step.touched), step.holds_x
+            )
+            for term, step in plan.steps
+        )
+
+    found = [_best_trees(terms)]
+    routed = any(network.routed is not None for network in networks)
+    if not routed and all(len(n.tensors) <= MOST_TENSORS for n in networks):
+        products = Counter(key for n in networks for key in _sets_of(n))
+        shared = [key for key, count in products.items() if count > 1]
+        if len(shared) <= MOST_SHARED:
+            found += [
+                _best_trees(terms, set(chosen))
+                for count in range(len(shared) + 1)
+                for chosen in combinations(shared, count)
+            ]
+    return min(found, key=total)
+
+
+def _sets_of(network: Network, keys: Set[Key] | None = None) -> dict[Key, int]:
+    """The products of two tensors and more of a term that `keys` have, or all of them."""
+    if keys is not None and not keys:
+        return {}
+    leaves = [_leaf(network, i).key for i in range(len(network.tensors))]
+    found = {}
+    for subset in range(1, network.everything + 1):
+        if subset & (subset - 1):
+            held = (leaf for i, leaf in enumerate(leaves) if subset >> i & 1)
+            key = product_key(held, network.members(network.kept(subset)))
+            if keys is None or key in keys:
+                found[key] = subset
+    return found
 
 
 def plan_by_exponents(structure: Structure, order: Order = "best") -> Plan:
@@ -234,22 +312,6 @@ def _leaf(network: Network, tensor: int) -> Leaf:
     kept = tuple(a for a in axes if a not in private)
     name = "x" if tensor == 0 else operands[tensor - 1].name
     return Leaf(tensor, name, axes, kept)
-
-
-def _known_sets(network: Network, known: Set[Key]) -> frozenset[int]:
-    """The sets of tensors of a term whose product is in `known`."""
-    if not known:
-        return frozenset()
-    leaves = [_leaf(network, i).key for i in range(len(network.tensors))]
-    return frozenset(
-        subset
-        for subset in range(1, network.everything + 1)
-        if product_key(
-            (leaf for i, leaf in enumerate(leaves) if subset >> i & 1),
-            network.members(network.kept(subset)),
-        )
-        in known
-    )
 
 
 class _Names:

@@ -5,13 +5,18 @@ Costs are counted by `oracles.cost`, which walks a tree with sets of index names
 
 from __future__ import annotations
 
+import math
 import string
 import time
+from collections import ChainMap
+from collections.abc import Iterable
 from fractions import Fraction
+from itertools import product
 from typing import Any
 
 import opt_einsum
 import pytest
+from frontend import bound
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from oracles import Cost, Equation, Route, Tree, chain, cost, size_of, trees
@@ -19,8 +24,9 @@ from structures import Case, exact, routed
 
 import einc
 from einc.analysis.profile import Profile
-from einc.order import ORDERS, Costs, best_tree
-from einc.plan import Contraction, Node, term_plan
+from einc.order import ORDERS, Costs, all_trees, best_tree
+from einc.plan import Contraction, Node, TermPlan, plan, term_plan
+from einc.sizes import Binding
 
 WITHIN = Fraction(105, 100)
 
@@ -299,3 +305,69 @@ def test_twelve_factors_in_about_a_second() -> None:
     profile = einc.parse(f"structure ring {{ {text} }}").analyze(tokens=64)
     assert time.perf_counter() - start < 5
     assert len(profile.steps) == 12
+
+
+# Sums
+
+SHARED = {"A": "ir", "B": "rs", "C": "is"}
+"""Factors that terms have in common, with their indices."""
+
+
+@st.composite
+def sums(draw: st.DrawFn) -> Binding:
+    """Two or three terms with up to two factors of `SHARED` and one of their own."""
+    lines, used = [], {"i", "o"}
+    for number in range(draw(st.integers(2, 3))):
+        names = draw(st.sets(st.sampled_from("ABC"), min_size=1, max_size=2))
+        held = set().union(*(SHARED[name] for name in names))
+        summed = sorted(held - set("i") or "i")
+        refs = [f"{name}[{', '.join(SHARED[name])}]" for name in sorted(names)]
+        own = f"W{number}[{', '.join([*summed, 'o'])}]"
+        sign = "+=" if number else "="
+        lines.append(f"y[o] {sign} x[i] * {' * '.join([*refs, own])}")
+        used |= held
+    sizes = {name: draw(st.integers(1, 40)) for name in sorted(used)}
+    lines += [f"{name} = {size}" for name, size in sizes.items()]
+    return bound("\n".join(lines), sizes["i"], sizes["o"])
+
+
+@settings(max_examples=60)
+@given(sums(), TOKENS)
+def test_what_terms_share_is_worth_sharing(binding: Binding, tokens: int) -> None:
+    """Of all trees of all terms, what several of them compute counted once."""
+    networks = [binding.network(term) for term in binding.structure.terms]
+
+    def work(term: TermPlan) -> dict[Any, int]:
+        sizes = {axis: binding.size(axis) for axis in term.network.axes}
+        return {
+            step.key: math.prod(sizes[a] for a in step.touched)
+            * (tokens if step.holds_x else 1)
+            for step in term.steps
+        }
+
+    def total(parts: Iterable[dict[Any, int]]) -> int:
+        return sum(dict(ChainMap(*parts)).values())
+
+    every = [
+        [work(term_plan(n, tree)) for tree in all_trees(tuple(range(len(n.tensors))))]
+        for n in networks
+    ]
+    least = min(map(total, product(*every)))
+    assert least <= total(map(work, plan(binding, tokens).terms)) <= least * WITHIN
+
+
+def test_given_is_not_cheaper_than_best() -> None:
+    """Merged, each term alone is cheaper; together they share x * U."""
+    text = """
+        y[o] = x[i] * U[i, r] * V[r, o]
+        y[p, q] += x[i] * U[i, r] * B[r, p, q]
+        r = 36
+        p = 8
+    """
+    found = {
+        order: einc.parse(f"structure s {{ {text} }}").analyze(64, 64, order=order)
+        for order in ("best", "given")
+    }
+    for profile in found.values():
+        assert profile.figures is not None
+        assert profile.figures.work.forward == 3 * 64 * 36
