@@ -315,3 +315,25 @@ def test_a_terminal_shows_what_is_waited_for() -> None:
     os.close(ours)
     assert "eliminating 1,500 x 1,500, draw 1 of 2 at most (Ctrl-C stops it)" in shown
     assert Ended(process.returncode, out, "").json["rank"]["status"] == "proved"
+
+
+USES = ("x[i] * A[i, r] * B[r, o]", "x[i] * A[i, s] * C[s, o]")
+
+
+@pytest.mark.parametrize("uses", [USES, USES[::-1]])
+def test_a_tied_factor_may_be_routed_in_one_use_alone(uses: tuple[str, str]) -> None:
+    """A token has two of its columns in one use and all four in the other."""
+    text = f"y[o] = {uses[0]} y[o] += {uses[1]} r, s = 4 route r top 2"
+    figures = einc.parse(f"structure s {{ {text} }}").analyze(12, 12).figures
+    assert figures is not None
+    assert (figures.rank.bound, figures.rank.generic) == (6, 4)
+    assert figures.parameters.active == 12 * 4 + 2 * 12 + 4 * 12
+
+
+@pytest.mark.parametrize(("top", "rank"), [(1, 3), (2, 5), (3, 6)])
+def test_a_factor_may_be_tied_to_itself_where_it_is_routed(top: int, rank: int) -> None:
+    """Products of a chosen column with any: each pair of columns counts once."""
+    text = f"y[o] = x[i] * A[i, r] * A[i, s] * B[r, s, o] r, s = 3 route r top {top}"
+    figures = einc.parse(f"structure s {{ {text} }}").analyze(12, 12).figures
+    assert figures is not None
+    assert figures.rank.generic == rank

@@ -11,6 +11,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
 import einc
 from einc import library
@@ -350,3 +351,30 @@ def test_what_sums_nothing_is_elementwise() -> None:
     assert report["macs"]["forward"] == 5.5
     assert report["flops"]["elementwise"] == 5.5 + 2 * 5 + 1 / 10
     assert report["flops"]["training"] == 0
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "y[p] = x[a, b] * A[a, p] y[p] += x[a, b] * C[b, p] a, b, p = 4",
+        "y[p, q] = x[a, b] * A[a, p] * B[q] y[r, s] += x[c, e] * C[e, r] * D[s]"
+        " a, b, c, e, p, q, r, s = 4",
+    ],
+)
+def test_each_sum_of_x_is_kept(text: str) -> None:
+    """As torch keeps them, over different indices."""
+    structure = einc.parse(f"structure s {{ {text} }}")
+    profile = structure.analyze()
+    assert profile.figures is not None
+    binding = profile.figures.binding
+    layer = structure.module_class(backward="autograd")()
+    kept: set[tuple[int, int]] = set()
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        if len(tensor) == 3 or 3 in tensor.shape:
+            kept.add((tensor.data_ptr(), tensor.numel()))
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        layer(torch.randn(3, binding.d_in, requires_grad=True))
+    assert profile.figures.memory.saved_for_backward * 3 == sum(n for _, n in kept)

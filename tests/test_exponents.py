@@ -214,6 +214,30 @@ def test_where_two_factors_can_be(arguments: dict[str, Fraction]) -> None:
         assert 0 <= best.omega <= best.psi - best.nu
 
 
+@pytest.mark.parametrize("alpha", ["-1/4", "-1/8", "0", "1/8"])
+def test_formulas_of_negative_parameters(alpha: str) -> None:
+    text = """structure s(alpha = 0) {
+        y[p, q] = x[j, k] * A[j, p] * B[k, q]
+        j ~ d_in^(1/2 + alpha)
+        k ~ d_in^(1/2 - alpha)
+        p, q ~ d_out^(1/2)
+    }"""
+    value = Fraction(alpha)
+    structure = einc.parse(text, alpha=value)
+    result = found(structure)
+    for name, formula in result.formulas.items():
+        assert evaluate(formula, {"alpha": value}) == getattr(result.best, name)
+    assert structure.analyze().to_json()["arguments"] == {"alpha": alpha}
+
+
+def test_an_index_may_be_called_tokens() -> None:
+    text = "y[o] = x[i] * U[i, tokens] * V[tokens, o] tokens = 60"
+    document = einc.parse(f"structure s {{ {text} }}").analyze(64, 64).to_json()
+    values = {**document["sizes"], "tokens_": document["order"]["tokens"]}
+    found = evaluate(document["macs"]["formula"], values)
+    assert found * values["tokens_"] == document["macs"]["per_call"]
+
+
 @given(st.one_of(exact(0, 4), growing(0, 3), routed(1, 3)), st.integers(1, 50))
 def test_formulas_of_counts_are_the_numbers(case: Case, tokens: int) -> None:
     report = case.load().analyze(case.d_in, case.d_out, tokens).to_json()

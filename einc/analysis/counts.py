@@ -249,29 +249,24 @@ def parameters_formula(structure: Structure) -> str:
 def macs_formula(structure: Structure, plan: Plan) -> str:
     """The multiply-adds per token: a product for each contraction.
 
-    Those of a contraction without x are divided by `tokens`, and a routed index
-    where x is in is written `top`; with a `_` behind it where an index has that name.
+    Those of a contraction without x are divided by `tokens`, or `tokens_` where an index
+    has that name, and a routed index where x is in is written `top`.
     """
     import sympy
 
-    top = None if structure.route is None else symbol(structure, "top")
+    top = None if structure.route is None else sympy.Symbol("top", positive=True)
+    name, taken = "tokens", {axis.name for axis in structure.axes}
+    while name in taken:
+        name += "_"
+    tokens = sympy.Symbol(name, positive=True)
     total = sympy.Integer(0)
     for _, step in plan.steps:
         replaced = structure.routed if step.holds_x else None
         monomial = monomial_of(step.touched, replaced, top)
         if not step.holds_x:
-            monomial /= symbol(structure, "tokens")
+            monomial /= tokens
         total += monomial
     return str(total)
-
-
-def symbol(structure: Structure, name: str) -> Any:
-    """Of what is no index, with a `_` behind it for each index that has its name."""
-    import sympy
-
-    while name in {axis.name for axis in structure.axes}:
-        name += "_"
-    return sympy.Symbol(name, positive=True)
 
 
 def monomial_of(

@@ -13,7 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from einc.analysis.counts import monomial_of, symbol
+from einc.analysis.counts import monomial_of
 from einc.analysis.reduction import Core, reduced
 from einc.network import Network, bits, product
 from einc.sizes import Binding
@@ -149,9 +149,11 @@ def _cut_values(structure: Structure, term: Term, features: list[Any]) -> list[A
 
     A cut that is a whole side is that side's features, padding taken off.
     """
+    import sympy
+
     network = Network(term)
     sides = [network.mask(side) for side in term.sides]
-    top = symbol(structure, "top")
+    top = sympy.Symbol("top", positive=True)
     return features + [
         monomial_of(network.members(cut), structure.routed, top)
         for cut in network.cuts
