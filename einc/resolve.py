@@ -82,8 +82,10 @@ def _structure(scope: Scope) -> Structure:
     for equation in scope.equations:
         for ref in (equation.left, *inputs_of(equation)):
             statements.check_exponent_sum(scope, ref, sizes, growths)
+    is_sound = not scope.faults.errors
     statements.check_constants(scope, sizes, growths, route)
-    scope.faults.stop_on_errors()
+    if not is_sound:
+        scope.faults.stop_on_errors()
     terms = tuple(_term(equation, sizes, growths) for equation in scope.equations)
     _one_growth(scope, terms)
     _same_rest(scope, terms)

@@ -8,13 +8,12 @@ faults of the text are a `SpecError`.
 from __future__ import annotations
 
 import sys
-from dataclasses import replace
 
 from einc import library, parser
 from einc.errors import NOT_TEXT, Diagnostic, Diagnostics, SpecError, UsageError
 from einc.resolve import check_names
 from einc.source import Source, Span
-from einc.syntax import Definition, Spec, unparse
+from einc.syntax import Definition, Spec
 
 STDIN = "<stdin>"
 
@@ -97,7 +96,10 @@ def choose(source: Source, spec: Spec, name: str, path: str) -> Definition:
 def routed(
     source: Source, definition: Definition, route: str
 ) -> tuple[Source, Definition]:
-    """The definition with a `route` statement, as if it had been written."""
+    """The definition with a `route` statement, as if it had been written at its end.
+
+    What stands before that keeps its place.
+    """
     text = f"route {route.replace(':', ' top ', 1)}"
     try:
         statements = parser.parse_body(Source.of("--route", text), "route").statements
@@ -105,6 +107,12 @@ def routed(
         statements = ()
     if len(statements) != 1:
         raise UsageError(f"a route is INDEX:TOP, such as `r:2`, not `{route}`")
-    with_route = replace(definition, statements=definition.statements + statements)
-    printed = Source.of(f"{source.name} (routed)", unparse(with_route))
-    return printed, parser.parse(printed).definitions[0]
+    name = definition.name.text
+    if definition.name.span == definition.span:
+        # What `-e` takes is a body alone, without a name or braces.
+        written = Source.of(source.name, f"{source.text}\n{text}")
+        return written, parser.parse_body(written, name)
+    brace = definition.span.end - 1
+    before, after = source.text[:brace], source.text[brace:]
+    written = Source.of(source.name, f"{before}{text}\n{after}")
+    return written, choose(written, parser.parse(written), name, source.name)
