@@ -568,3 +568,26 @@ def test_dimensions_that_lie_together_are_one_loop() -> None:
     assert loops.outer == () and loops.lanes.dims == (c,)
     assert loops.summed.dims == (a, b) and loops.summed.size == 6
     assert loops.summed.steps == (16, 16, 0) and loops.free == (a, b, c)
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 5, 14, 257])
+@pytest.mark.parametrize(
+    "sizes",
+    [(4, 8, 8), (2, 8, 8), (4, 4, 8), (4, 8, 4)],
+    ids=lambda s: "x".join(map(str, s)),
+)
+def test_left_operands_with_lanes_apart(sizes: tuple[int, int, int], n: int) -> None:
+    """gcc 12 reads those of other tokens than it is told to where it may use SLP."""
+    one = apart_class(sizes)
+    check(apart(sizes), one(), n)
+
+
+def apart(sizes: tuple[int, int, int]) -> Case:
+    text = "y[p, q] = x[a, b, c] * A[b, c, a] * B[p, q, b]"
+    return case(text, **dict(zip("abc", sizes, strict=True)), p=8, q=4)
+
+
+@cache
+def apart_class(sizes: tuple[int, int, int]) -> type[nn.Module]:
+    """Compiled once for all numbers of tokens."""
+    return native_class(apart(sizes))

@@ -92,6 +92,8 @@ class _Kernel:
         """The C as a library, for this processor; a compiler without OpenMP has a thread."""
         if self.library is None:
             command = [*COMPILER, "-O3", "-march=native", "-ffp-contract=fast"]
+            # gcc 12 miscompiles strided loads with it, and vectors are written out.
+            command += ["-fno-tree-slp-vectorize"]
             command += ["-shared", "-fPIC", "kernel.c", "-o", "kernel.so"]
             with tempfile.TemporaryDirectory() as folder:
                 Path(folder, "kernel.c").write_text(self.source)
