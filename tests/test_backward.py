@@ -304,3 +304,57 @@ def test_one_chunk_has_autograds(backward: Any):
     for tokens, by_hand in ((4, False), (5, True)):
         y = module(torch.randn(tokens, 64))
         assert ("_InChunks" in str(y.grad_fn.next_functions[0][0])) == by_hand
+
+
+@pytest.mark.parametrize("name", CHAINS)
+def test_complex_gradients_have_conjugates(name: str):
+    layer = einc.load(name).module_class(64, 64, MANY)(dtype=torch.complex128)
+    x, pull = torch.randn(2, 20, 64, dtype=torch.complex128)
+    found = []
+    for chunk in (8, 20):
+        type(layer).chunk = chunk
+        weights = list(layer.parameters())
+        found.append(torch.autograd.grad(layer(x), weights, pull))
+    torch.testing.assert_close(*found)
+
+
+@pytest.mark.parametrize("name", CHAINS)
+def test_batched_gradients(name: str):
+    layer = made(einc.load(name), 64, 64)
+    type(layer).chunk = 8
+    x = torch.randn(20, 64, dtype=torch.float64)
+
+    def few(x: torch.Tensor) -> torch.Tensor:
+        return layer(x).square().sum(0)[:3]
+
+    jacobians = (
+        torch.autograd.functional.jacobian(few, x, vectorize=vectorize)
+        for vectorize in (True, False)
+    )
+    torch.testing.assert_close(*jacobians)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_gradients_of_few_digits_add_up_in_more(dtype: torch.dtype):
+    """Of 512 chunks of the same tokens, a sum of so few digits would stop growing."""
+    layer = einc.load("btt").module_class(64, 64, MANY)(dtype=dtype)
+    type(layer).chunk = 8
+    x = torch.randn(8, 64, dtype=dtype)
+    pull = torch.ones(8, 64, dtype=dtype)
+    weights = [layer.A, layer.B]
+    one = torch.autograd.grad(layer(x), weights, pull)
+    many = torch.autograd.grad(layer(x.repeat(512, 1)), weights, pull.repeat(512, 1))
+    for few, all_ in zip(one, many, strict=True):
+        torch.testing.assert_close(all_.float(), few.float() * 512, rtol=0.02, atol=0)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "y[o] = x[i, j] * A[i] * B[j, o]  i ~ d_in^(1/2)",
+        "y[o] = x[i, j, k] * A[o, i, k] * B[j]  i, j ~ d_in^(1/3)",
+    ],
+)
+def test_weights_that_bring_nothing(text: str):
+    """The gradients of their data are outer products."""
+    check(einc.parse(f"structure s {{ {text} }}"), (64, 64), 20)

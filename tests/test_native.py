@@ -591,3 +591,15 @@ def apart(sizes: tuple[int, int, int]) -> Case:
 def apart_class(sizes: tuple[int, int, int]) -> type[nn.Module]:
     """Compiled once for all numbers of tokens."""
     return native_class(apart(sizes))
+
+
+def test_exported_it_is_plain_operations() -> None:
+    """For any batch, on machines without a compiler."""
+    layer = small_class()()
+    batch = torch.export.Dim("batch", min=1, max=4096)
+    exported = torch.export.export(
+        layer, (torch.randn(300, 24),), dynamic_shapes=({0: batch},)
+    )
+    x = torch.randn(500, 24)
+    torch.testing.assert_close(exported.module()(x), layer(x))
+    assert "native" not in str(exported.graph)

@@ -75,9 +75,36 @@ def test_autocast_gives_what_linear_gives(name: str) -> None:
     with torch.autocast("cpu", dtype=torch.bfloat16):
         y = layer(x)
         like = nn.Linear(layer.in_features, layer.out_features)(x)
-    # An identity term keeps the precision of x, as a residual connection does.
-    assert y.dtype == (x.dtype if name == "skip_low_rank" else like.dtype)
+    assert y.dtype == like.dtype
     torch.testing.assert_close(y.float(), layer(x), rtol=0.1, atol=0.1)
+
+
+ELEMENTWISE = "structure s { y[p, q] = x[p, q] * A[p] * B[q]  p, q ~ d^(1/2) }"
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+def test_autocast_of_elementwise_products(dtype: torch.dtype) -> None:
+    """Those stay in float32; what comes out is what Linear gives."""
+    layer = einc.parse(ELEMENTWISE).module_class(64, 64)(dtype=dtype)
+    x = torch.randn(8, 64, dtype=dtype)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert layer(x).dtype == nn.Linear(64, 64, dtype=dtype)(x).dtype
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("name", ["kronecker", "tensor_train", "btt_moe", "btt"])
+def test_padded_output_is_contiguous(name: str, bias: bool) -> None:
+    y = einc.load(name).module_class(64, 101)(bias=bias)(torch.randn(2, 3, 64))
+    assert y.shape == (2, 3, 101) and y.is_contiguous()
+
+
+@pytest.mark.parametrize("text", ["y[i] = x[i]", "y[i, j] = x[i, j] i = 2"])
+def test_the_identity_is_not_its_input(text: str) -> None:
+    layer = einc.parse(f"structure s {{ {text} }}").module_class(8, 8)(bias=False)
+    x = torch.randn(3, 8, requires_grad=True)
+    before = x.detach().clone()
+    layer(x).relu_()
+    torch.testing.assert_close(x.detach(), before)
 
 
 @pytest.mark.parametrize("name", UNROUTED)

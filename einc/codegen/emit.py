@@ -253,7 +253,14 @@ def _forward(out: Writer, module: Module) -> None:
                 # What an operator of experts returns is new, and nothing else has it.
                 sum_up = "y += " if module.router is not None else "y = y + "
                 out.line(f"{sum_up}self.bias.to(y.dtype)")
-        out.line("return y.reshape(*batch, self.out_features)")
+            if module.is_view:
+                with out.block("else:"):
+                    out.line("y = y.clone()  # rather than x itself")
+        if not module.is_autocast:
+            out.lines_of(runtime.AS_AUTOCAST)
+        # What is padded is cut off, and a view is left.
+        whole = ".contiguous()" if module.cuts else ""
+        out.line(f"return y.reshape(*batch, self.out_features){whole}")
 
 
 def _contract(out: Writer, module: Module) -> None:

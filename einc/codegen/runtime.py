@@ -138,6 +138,13 @@ x = x.reshape(-1, self.in_features)
 y = self.contract(x, *self.route(x))
 """
 
+AS_AUTOCAST = """\
+device = x.device.type
+if device != "meta" and torch.is_autocast_enabled(device):
+    if y.dtype == torch.float32:  # elementwise products are of all digits
+        y = y.to(torch.get_autocast_dtype(device))
+"""
+
 GATES = """\
     best, chosen = logits.topk(self.top)
     gates = best.softmax(-1)

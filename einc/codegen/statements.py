@@ -128,6 +128,8 @@ class Statements:
         self, data: Tensor, weight: Tensor, summed: Dims, columns: Dims
     ) -> Operands | None:
         """A weight (columns, summed) with each of the data's matrices, without a copy."""
+        if not summed:
+            return None
         lies = data.lies
         first = min(map(lies.index, summed))
         last = first + len(summed)

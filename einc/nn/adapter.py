@@ -58,7 +58,11 @@ class Adapted(nn.Module):
             raise UsageError("a routed structure has no one matrix to merge")
         dense = dense_of(self.base)
         assert dense is not None
-        dense.matrix().add_(adapter.to_dense(), alpha=sign)
+        matrix = dense.matrix()
+        # What is taken away again is to be the same, wherever that is.
+        device = "cpu" if matrix.is_meta else matrix.device.type
+        with torch.autocast(device, enabled=False):
+            matrix.add_(adapter.to_dense(), alpha=sign)
 
     def extra_repr(self) -> str:
         return f"{self.in_features}, {self.out_features}, merged={self.merged}"

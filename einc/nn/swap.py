@@ -347,6 +347,8 @@ def _made(
             with torch.no_grad():
                 new.bias.copy_(dense.bias)
     new.requires_grad_(weight.requires_grad)
+    if dense.bias is not None:
+        new.bias.requires_grad_(dense.bias.requires_grad)
     return new.train(old.training), error
 
 

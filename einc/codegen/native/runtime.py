@@ -44,7 +44,7 @@ class _Kernel:
             f"native_DIGEST_{digest}",
             f"(Tensor x, Tensor? bias, {weights}) -> Tensor",
             self._forward,
-            lambda x, bias, *weights: x.new_empty(len(x), math.prod(shapes[-1])),
+            lambda x, *_: x.new_empty(x.shape[0], math.prod(shapes[-1])),
             lambda x, bias, *weights, **_: 2 * x[0] * sum(multiplies),
             self._gradients,
         )
@@ -78,7 +78,9 @@ class _Kernel:
         """
         tensors = [x, *weights, *([] if bias is None else [bias])]
         trains = torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
-        if not HAS_COMPILER or len(x) < self.least[trains]:
+        if not HAS_COMPILER or torch.compiler.is_exporting():
+            return False  # what is exported is to run elsewhere, for any batch
+        if x.shape[0] < self.least[trains]:
             return False
         fit = [t.is_cpu and _dtype(t) is self.dtype for t in tensors]
         return all(fit) and not _is_transformed(*tensors)
@@ -176,7 +178,7 @@ class _Kernel:
         first, *others = self.shapes[:-1]
         factors = [w.reshape(shape) for w, shape in zip(weights, others, strict=True)]
         y = torch.einsum(self.equation, x.reshape(-1, *first), *factors)
-        return y.reshape(len(x), -1)
+        return y.reshape(x.shape[0], -1)
 
 
 def _where(wanted, tensors):
