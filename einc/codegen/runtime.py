@@ -141,8 +141,9 @@ y = self.contract(x, *self.route(x))
 AS_AUTOCAST = """\
 device = x.device.type
 if device != "meta" and torch.is_autocast_enabled(device):
-    if y.dtype == torch.float32:  # elementwise products are of all digits
-        y = y.to(torch.get_autocast_dtype(device))
+    # Elementwise products are of all digits.
+    dtype = torch.get_autocast_dtype(device)
+    y = y.to(dtype) if y.dtype == torch.float32 else y
 """
 
 GATES = """\

@@ -78,7 +78,7 @@ class Blast61x98(nn.Module):
         y = self.contract(x.reshape(-1, self.in_features))
         if self.bias is not None:
             y = y + self.bias.to(y.dtype)
-        return y.reshape(*batch, self.out_features)
+        return y.reshape(*batch, self.out_features).contiguous()
 
     def contract(self, x: torch.Tensor) -> torch.Tensor:
         """(n, in_features) to (n, out_features), without the bias."""

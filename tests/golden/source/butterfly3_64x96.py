@@ -75,8 +75,12 @@ class _InChunks(torch.autograd.Function):
                 dx = part.new_empty(len(x), *part.shape[1:]) if dx is None else dx
                 dx[rows] = part
             for k, part in enumerate(parts):
-                totals[k] = part if totals[k] is None else totals[k].add_(part)
-        return None, None, dbias, dx if dx is None else dx.flatten(1), *totals
+                if part is not None and totals[k] is None:  # of few digits, in more
+                    totals[k] = part.to(torch.promote_types(part.dtype, torch.float32))
+                elif part is not None:
+                    totals[k].add_(part)
+        totals = [t if t is None else t.to(x.dtype) for t in totals]
+        return None, None, dbias, dx if dx is None else dx.reshape(x.shape), *totals
 
     @staticmethod
     def vmap(info, in_dims, module, _, *inputs):
@@ -111,10 +115,12 @@ def _plain(module, bias, x, *weights):
 def _in_chunks(module, bias, *tensors):
     """The same with a backward by hand, for more than a chunk.
 
-    Of one chunk it is not worth what it takes, and torch.compile finds as good a one.
+    Of one chunk it is not worth what it takes, torch.compile finds as good a one, and
+    gradients of complex numbers have conjugates that it has not.
     """
     x, keeps = tensors[0], torch.is_grad_enabled()
-    if torch.compiler.is_compiling() or len(x) <= module.chunk:
+    is_plain = torch.compiler.is_compiling() or x.is_complex()
+    if is_plain or len(x) <= module.chunk:
         return _plain(module, bias, *tensors)
     device = x.device.type
     if device != "meta" and torch.is_autocast_enabled(device):

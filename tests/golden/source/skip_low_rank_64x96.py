@@ -66,6 +66,11 @@ class SkipLowRank64x96(nn.Module):
         y = self.contract(x.reshape(-1, self.in_features))
         if self.bias is not None:
             y = y + self.bias.to(y.dtype)
+        device = x.device.type
+        if device != "meta" and torch.is_autocast_enabled(device):
+            # Elementwise products are of all digits.
+            dtype = torch.get_autocast_dtype(device)
+            y = y.to(dtype) if y.dtype == torch.float32 else y
         return y.reshape(*batch, self.out_features)
 
     def contract(self, x: torch.Tensor) -> torch.Tensor:
