@@ -28,6 +28,9 @@ from einc.codegen.nodes import (
     Product,
     Value,
     adds_bias,
+    has_autocast_dtype,
+    is_cut,
+    is_view,
 )
 from einc.codegen.writer import Writer
 from einc.structure import Structure
@@ -253,13 +256,13 @@ def _forward(out: Writer, module: Module) -> None:
                 # What an operator of experts returns is new, and nothing else has it.
                 sum_up = "y += " if module.router is not None else "y = y + "
                 out.line(f"{sum_up}self.bias.to(y.dtype)")
-            if module.is_view:
+            if is_view(module.body):
                 with out.block("else:"):
                     out.line("y = y.clone()  # rather than x itself")
-        if not module.is_autocast:
+        if not has_autocast_dtype(module.body):
             out.lines_of(runtime.AS_AUTOCAST)
         # What is padded is cut off, and a view is left.
-        whole = ".contiguous()" if module.cuts else ""
+        whole = ".contiguous()" if is_cut(module.body) else ""
         out.line(f"return y.reshape(*batch, self.out_features){whole}")
 
 

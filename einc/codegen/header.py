@@ -12,22 +12,28 @@ from einc.codegen.layout import Copy, layout_text
 
 
 def copies(
-    profile: Profile, forward: Sequence[Copy], backward: Sequence[Copy] | None
+    profile: Profile,
+    forward: Sequence[Copy],
+    backward: Sequence[Copy] | None,
+    is_left: bool,
 ) -> list[str]:
     """The header's lines on what is written anew; of experts that is another matter.
 
-    `backward` is None where it is autograd's.
+    `backward` is None where it is autograd's; what `is_left` is y as a view, which is
+    copied where no bias is added.
     """
     if profile.structure.route is not None:
         return []
-    lines = [f"copies beside the products: {_listed(forward)}"]
+    last = ["y, without a bias"] * is_left
+    lines = [f"copies beside the products: {_listed(forward, *last)}"]
     if backward is not None:
         lines.append(f"copies in backward: {_listed(backward)}")
     return lines
 
 
-def _listed(found: Sequence[Copy]) -> str:
-    return "; ".join(layout_text(copy.groups) for copy in found) or "none"
+def _listed(found: Sequence[Copy], *others: str) -> str:
+    copies = [*(layout_text(copy.groups) for copy in found), *others]
+    return "; ".join(copies) or "none"
 
 
 def figures(profile: Profile) -> tuple[str, ...]:

@@ -14,7 +14,7 @@ from einc.codegen.chunks import LEAST, in_chunks
 from einc.codegen.gradients import Gradients, all_gradients, is_chain
 from einc.codegen.header import copies, figures
 from einc.codegen.lowering import Lowering, lowerings
-from einc.codegen.nodes import Module, Parameter, Router
+from einc.codegen.nodes import Module, Parameter, Router, is_cut, is_view
 from einc.errors import InternalError
 from einc.plan import Plan
 from einc.sizes import Binding
@@ -57,7 +57,7 @@ def lower(
         d_out=binding.d_out,
         figures=(
             *figures(profile),
-            *copies(profile, lowering.copies, written),
+            *copies(profile, lowering.copies, written, is_view(body) or is_cut(body)),
         ),
         parameters=tuple(
             Parameter(

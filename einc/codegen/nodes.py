@@ -352,30 +352,30 @@ class Module:
         return any(adds_bias(statement.value) for statement in self.body)
 
     @property
-    def is_view(self) -> bool:
-        """Whether y is x, in another shape at most."""
-        return not any(_computes(statement.value) for statement in self.body)
-
-    @property
-    def cuts(self) -> bool:
-        """Whether y is cut from what was computed."""
-        value = self.body[-1].value
-        while isinstance(value, View) and not isinstance(value, Cut):
-            value = value.value
-        return isinstance(value, Cut)
-
-    @property
-    def is_autocast(self) -> bool:
-        """Whether y has autocast's dtype, as the result of a matrix product has."""
-        known: dict[str, bool] = {}
-        for statement in self.body:
-            known[statement.target] = _is_autocast(statement.value, known)
-        return known["y"]
-
-    @property
     def statements(self) -> tuple[Assign, ...]:
         """All of the forward."""
         return (*self.body, *(self.chunks.forward if self.chunks else ()))
+
+
+def is_view(body: Sequence[Assign]) -> bool:
+    """Whether y is x, in another shape at most."""
+    return not any(_computes(statement.value) for statement in body)
+
+
+def is_cut(body: Sequence[Assign]) -> bool:
+    """Whether y is cut from what was computed."""
+    value = body[-1].value
+    while isinstance(value, View) and not isinstance(value, Cut):
+        value = value.value
+    return isinstance(value, Cut)
+
+
+def has_autocast_dtype(body: Sequence[Assign]) -> bool:
+    """Whether y has it under autocast, as the result of a matrix product has."""
+    known: dict[str, bool] = {}
+    for statement in body:
+        known[statement.target] = _is_autocast(statement.value, known)
+    return known["y"]
 
 
 def _computes(value: Value) -> bool:

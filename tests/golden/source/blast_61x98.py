@@ -25,7 +25,7 @@ class Blast61x98(nn.Module):
     1,440 parameters (24.09% of dense), without the bias
     2,880 FLOPs a token forward (24.09% of dense), 8,640 with backward
     order: best, planned for 4,096 tokens a call
-    copies beside the products: r, p, j; n, p*q
+    copies beside the products: r, p, j; n, p*q; y, without a bias
     """
 
     in_features = 61
