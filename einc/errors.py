@@ -339,10 +339,13 @@ class Diagnostics:
 
 
 def in_order(diagnostics: Iterable[Diagnostic]) -> list[Diagnostic]:
-    """Source by source, each from its beginning to its end."""
+    """Source by source, each from its beginning to its end.
+
+    A file that was named twice was read twice: two sources.
+    """
     found = list(diagnostics)
-    sources = list(dict.fromkeys(d.source.name for d in found))
-    return sorted(found, key=lambda d: (sources.index(d.source.name), d.span, d.code))
+    sources = list(dict.fromkeys(id(d.source) for d in found))
+    return sorted(found, key=lambda d: (sources.index(id(d.source)), d.span, d.code))
 
 
 def counted(number: int, noun: str) -> str:

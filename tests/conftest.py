@@ -13,6 +13,9 @@ from hypothesis import HealthCheck, settings
 # Tests run side by side, and torch's threads wait for each other by spinning.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+# It stands for what is not there (terminal.py).
+collect_ignore = ["absent"]
+
 # A shell's background jobs ignore it, and what they start would, too.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 

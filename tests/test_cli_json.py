@@ -236,6 +236,26 @@ def test_one_document_for_all_that_is_checked(tmp_path: Path):
     assert document == {"schema": "einc.diagnostics/1", "diagnostics": []}
 
 
+def test_names_that_clash_hide_nothing(tmp_path: Path):
+    """Each structure is looked at, and what is found stands in the file's order."""
+    text = "structure a { y[o] = x[i] * W[i, p] }\n"
+    (tmp_path / "two.ein").write_text(text * 2)
+    ended = call("check", "two.ein", "--json", cwd=tmp_path)
+    found = [(d["line"], d["code"]) for d in ended.json["diagnostics"]]
+    assert found == [(1, "E109"), (1, "E201"), (2, "E401"), (2, "E109"), (2, "E201")]
+
+
+def test_places_under_a_route_are_those_of_the_file(tmp_path: Path):
+    text = "# one\nstructure a {\n  y[o] = x[i] * U[i, r, k] * V[r, o]\n  r, k = 4\n}\n"
+    (tmp_path / "a.ein").write_text(text)
+    places = []
+    for route in ((), ("--route", "r:2")):
+        command = ("analyze", "a.ein", "--in", "16", "--json", *route)
+        (warning,) = call(*command, cwd=tmp_path).json["warnings"]
+        places.append((warning["code"], warning["line"], warning["column"]))
+    assert places == [("W101", 3, 25)] * 2
+
+
 def test_the_library_as_a_document():
     document = einc("list", "--json").json
     assert document["schema"] == "einc.library/1"
