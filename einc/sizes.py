@@ -105,6 +105,7 @@ class _Binder:
         self.sizes: dict[str, int] = {}
         self.scope: dict[str, Value] = {}
         self.covers = False
+        """Whether sizes are such that no term leaves a later one too small."""
 
     def run(self) -> Binding:
         structure = self.structure

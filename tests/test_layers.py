@@ -30,6 +30,7 @@ analysis.certificate analysis.why
 analysis.profile
 codegen.choices
 codegen.nodes codegen.names codegen.writer codegen.runtime
+codegen.results
 codegen.tiles codegen.triton_runtime codegen.kernel_runtime
 codegen.native.runtime codegen.native.c_common codegen.native.c_float32
 codegen.native.c_bfloat16

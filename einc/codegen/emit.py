@@ -28,10 +28,8 @@ from einc.codegen.nodes import (
     Product,
     Value,
     adds_bias,
-    has_autocast_dtype,
-    is_cut,
-    is_view,
 )
+from einc.codegen.results import has_autocast_dtype, is_cut, is_view
 from einc.codegen.writer import Writer
 from einc.structure import Structure
 

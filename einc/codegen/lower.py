@@ -14,7 +14,8 @@ from einc.codegen.chunks import LEAST, in_chunks
 from einc.codegen.gradients import Gradients, all_gradients, is_chain
 from einc.codegen.header import copies, figures
 from einc.codegen.lowering import Lowering, lowerings
-from einc.codegen.nodes import Module, Parameter, Router, is_cut, is_view
+from einc.codegen.nodes import Module, Parameter, Router
+from einc.codegen.results import is_cut, is_view
 from einc.errors import InternalError
 from einc.plan import Plan
 from einc.sizes import Binding

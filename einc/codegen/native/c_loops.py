@@ -106,8 +106,12 @@ def _multiplies(out: Writer, kind: str, lanes: int) -> None:
             if not some and (length == 1 or lanes < length):
                 continue
             # Of the longest that there are, all that fit; of others what is left.
+            call = f"lane = {kind}_{length}(p, lane);"
+            if some and length <= 4:  # which all processors have
+                out.line(call)
+                continue
             out.line(f"#if LANES {'>=' if some else '=='} {length}")
-            out.line(f"lane = {kind}_{length}(p, lane);")
+            out.line(call)
             out.line("#endif")
     out.line()
 
