@@ -110,6 +110,17 @@ def test_loss_and_load_are_in_no_copy_and_no_state() -> None:
     torch.testing.assert_close(fresh(x), module(x))
 
 
+def test_parametrized_modules_are_copied_after_a_forward() -> None:
+    """Their copies are not made by what pickles a module."""
+    module = nn.utils.parametrizations.weight_norm(layer(), "A")
+    x = inputs(module, 7)
+    y = module(x)
+    other = copy.deepcopy(module)
+    with pytest.raises(RuntimeError):
+        other.auxiliary_loss()
+    torch.testing.assert_close(other(x), y)
+
+
 def test_statistics() -> None:
     module = layer(experts=6)
     with pytest.raises(RuntimeError):
@@ -219,6 +230,21 @@ def test_bfloat16(name: str) -> None:
     torch.testing.assert_close(y.float(), expected, rtol=0.05, atol=0.05)
     y.float().sum().backward()
     assert half.router.grad.dtype == torch.bfloat16
+
+
+def test_weight_gradients_of_few_digits_are_summed_in_more() -> None:
+    """Over many chunks of one expert: at worst what one rounding at the end loses."""
+    torch.manual_seed(0)
+    module = einc.load("btt_moe", experts=2, active=1).module_class(16, 16)()
+    half = copy.deepcopy(module).bfloat16()
+    exact = copy.deepcopy(half).double()
+    x = (torch.randn(50_000, 16) + 1).bfloat16()
+    half(x).sum().backward()
+    exact(x.double()).sum().backward()
+    for name in ("A", "B"):
+        found, expected = half.get_parameter(name).grad, exact.get_parameter(name).grad
+        error = (found.double() - expected).norm() / expected.norm()
+        assert error < 4e-3
 
 
 def test_meta_device() -> None:

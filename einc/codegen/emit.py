@@ -189,7 +189,7 @@ def _init(out: Writer, module: Module) -> None:
         if module.router is not None:
             router = "torch.empty(self.experts, self.in_features, **options)"
             out.call("self.router = nn.Parameter(", [router])
-            out.line("self._loss = self._load = None")
+            out.line("self._latest = _Latest()")
         options = "**options" if module.parameters else "device=device, dtype=dtype"
         with out.block("if bias:"):
             zeros = f"torch.empty(self.out_features, {options})"

@@ -67,12 +67,11 @@ def statement(out: Writer, value: Assign | Accumulate) -> None:
         return
     gradient, added = expression(value.gradient), value.value
     if isinstance(added, Product) and added.out is None:
-        method = {"bmm": "baddbmm_", "matmul": "addmm_"}[added.kind]
         left, right = expression(added.left), expression(added.right)
-        if not out.fits(f"{gradient}.{method}({left}, {right})"):
+        if not out.fits(f"_add_product({gradient}, {left}, {right})"):
             left = expression(_short(out, "left", added.left))
             right = expression(_short(out, "right", added.right))
-        out.call(f"{gradient}.{method}(", [left, right])
+        out.call("_add_product(", [gradient, left, right])
     else:
         out.call(f"{gradient}.add_(", [expression(added)])
 

@@ -134,7 +134,7 @@ def _backward(out: Writer, experts: Experts) -> None:
         out.line("grad_x = x.new_zeros(x.shape)")
         out.line("grad_gates = gates.new_empty(gates.numel())")
         for name in weights:
-            out.call(f"grad_{name} = {name}.new_zeros(", [f"{name}.shape"])
+            out.call(f"grad_{name} = _total(", [name])
         groups = f"_by_expert(chosen, gates, {experts.count}, chunk)"
         with out.block(f"for r, places, tokens, gate in {groups}:"):
             out.line("n = len(places)")
@@ -149,7 +149,7 @@ def _backward(out: Writer, experts: Experts) -> None:
             assign(out, Assign("rows", experts.gradient))
             out.line("grad_x.index_add_(0, tokens, rows)")
         gradients = ["grad_x", "grad_gates.view(gates.shape)"]
-        gradients += [f"grad_{name}" for name in weights]
+        gradients += [f"grad_{name}.to({name}.dtype)" for name in weights]
         out.literal("return [", gradients, "]")
 
 
@@ -234,6 +234,6 @@ def attributes(out: Writer, router: Router) -> None:
 
 
 def methods(out: Writer, router: Router) -> None:
-    """Router, auxiliary loss, statistics, and what keeps them out of copies."""
+    """Router, auxiliary loss and statistics."""
     gates = runtime.GATES_OF_ONE if router.top == 1 else runtime.GATES
     out.lines_of(runtime.ROUTE + gates + runtime.METHODS)

@@ -42,6 +42,20 @@ def _space(buffer: torch.Tensor, *shape: int) -> torch.Tensor:
     return buffer[: math.prod(shape)].view(shape)
 
 
+def _total(weight: torch.Tensor) -> torch.Tensor:
+    """Zeros for its gradient: what has few digits is summed over chunks in more."""
+    dtype = torch.promote_types(weight.dtype, torch.float32)
+    return weight.new_zeros(weight.shape, dtype=dtype)
+
+
+def _add_product(total: torch.Tensor, left: torch.Tensor, right: torch.Tensor) -> None:
+    """total += left @ right."""
+    if total.dtype == left.dtype:
+        (total.baddbmm_ if total.dim() == 3 else total.addmm_)(left, right)
+    else:
+        total.add_(left @ right)
+
+
 def _cast(*tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
     """The tensors as autocast gives them to matrix products, where it is on."""
     device = tensors[0].device.type
@@ -69,6 +83,16 @@ def _is_recomputing() -> bool:
     if torch.compiler.is_compiling():
         return False
     return torch._C._current_graph_task_id() != -1
+
+
+class _Latest:
+    """The loss and the load of a batch. A copy has neither: a loss has a graph."""
+
+    def __init__(self, loss=None, load=None) -> None:
+        self.loss, self.load = loss, load
+
+    def __reduce__(self):
+        return _Latest, ()
 
 
 def _shapes(x, gates, chosen, *others):
@@ -179,7 +203,7 @@ def _record(self, logits: torch.Tensor, chosen: torch.Tensor) -> None:
     log_partition = logits.logsumexp(-1).square().sum() / n
     loss = self.experts * (share * load).sum() + 0.1 * log_partition
     if not _is_recomputing():
-        self._loss, self._load = loss, load
+        self._latest = _Latest(loss, load)
 
 def auxiliary_loss(self) -> torch.Tensor:
     """The balance and router loss of the latest forward in training mode.
@@ -187,9 +211,10 @@ def auxiliary_loss(self) -> torch.Tensor:
     experts * sum(share of probability * share of tokens) + 0.1 * the mean squared
     log-partition. RuntimeError where it was read already, and in eval mode.
     """
-    if self._loss is None:
+    loss = self._latest.loss
+    if loss is None:
         raise RuntimeError("no forward in training mode since the last reading")
-    loss, self._loss = self._loss, None
+    self._latest = _Latest(load=self._latest.load)
     return loss
 
 def routing_statistics(self) -> dict[str, object]:
@@ -198,20 +223,17 @@ def routing_statistics(self) -> dict[str, object]:
     "load": each expert's share of the assignments; "entropy": the load's, in nats,
     log(experts) where it is even; "experts_in_use": those that had a token.
     """
-    if self._load is None:
+    load = self._latest.load
+    if load is None:
         raise RuntimeError("no forward in training mode yet")
-    entropy = torch.special.entr(self._load).sum().item()
-    in_use = int((self._load > 0).sum())
-    return {"load": self._load, "entropy": entropy, "experts_in_use": in_use}
+    entropy = torch.special.entr(load).sum().item()
+    in_use = int((load > 0).sum())
+    return {"load": load, "entropy": entropy, "experts_in_use": in_use}
 
 def train(self, mode: bool = True) -> nn.Module:
     """Changes the mode: the loss and the load of the batch before are gone."""
-    self._loss = self._load = None
+    self._latest = _Latest()
     return super().train(mode)
-
-def __getstate__(self) -> dict[str, object]:
-    """What is copied and pickled: not a loss, which has a graph."""
-    return {**self.__dict__, "_loss": None, "_load": None}
 '''
 
 TO_DENSE = """\

@@ -51,6 +51,20 @@ def _space(buffer: torch.Tensor, *shape: int) -> torch.Tensor:
     return buffer[: math.prod(shape)].view(shape)
 
 
+def _total(weight: torch.Tensor) -> torch.Tensor:
+    """Zeros for its gradient: what has few digits is summed over chunks in more."""
+    dtype = torch.promote_types(weight.dtype, torch.float32)
+    return weight.new_zeros(weight.shape, dtype=dtype)
+
+
+def _add_product(total: torch.Tensor, left: torch.Tensor, right: torch.Tensor) -> None:
+    """total += left @ right."""
+    if total.dtype == left.dtype:
+        (total.baddbmm_ if total.dim() == 3 else total.addmm_)(left, right)
+    else:
+        total.add_(left @ right)
+
+
 def _cast(*tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
     """The tensors as autocast gives them to matrix products, where it is on."""
     device = tensors[0].device.type
@@ -78,6 +92,16 @@ def _is_recomputing() -> bool:
     if torch.compiler.is_compiling():
         return False
     return torch._C._current_graph_task_id() != -1
+
+
+class _Latest:
+    """The loss and the load of a batch. A copy has neither: a loss has a graph."""
+
+    def __init__(self, loss=None, load=None) -> None:
+        self.loss, self.load = loss, load
+
+    def __reduce__(self):
+        return _Latest, ()
 
 
 def _shapes(x, gates, chosen, *others):
@@ -164,8 +188,8 @@ def _backward_64x96(
     space_grad_incoming = x.new_empty(chunk * 64)
     grad_x = x.new_zeros(x.shape)
     grad_gates = gates.new_empty(gates.numel())
-    grad_A = A.new_zeros(A.shape)
-    grad_B = B.new_zeros(B.shape)
+    grad_A = _total(A)
+    grad_B = _total(B)
     for r, places, tokens, gate in _by_expert(chosen, gates, 8, chunk):
         n = len(places)
         rows = torch.index_select(x, 0, tokens, out=_space(space_rows, n, 64))
@@ -179,7 +203,8 @@ def _backward_64x96(
             scaled.reshape(-1, 8, 8).permute(1, 0, 2).reshape(8, -1),
             out=_space(space_z, 8, 8 * n),
         )
-        grad_B[r].addmm_(
+        _add_product(
+            grad_B[r],
             z.reshape(8, -1, 8).permute(2, 0, 1).reshape(8, -1),
             grad_rows.reshape(-1, 8, 12).permute(1, 0, 2).reshape(-1, 12),
         )
@@ -189,7 +214,8 @@ def _backward_64x96(
             grad_rows.reshape(-1, 8, 12).permute(2, 0, 1).reshape(12, -1),
             out=_space(space_grad_z, 8, 8 * n),
         )
-        grad_A[r].addmm_(
+        _add_product(
+            grad_A[r],
             scaled.reshape(-1, 8, 8).permute(1, 0, 2).reshape(8, -1),
             grad_z.reshape(8, -1, 8).permute(1, 0, 2).reshape(-1, 8),
         )
@@ -213,7 +239,12 @@ def _backward_64x96(
         )
         rows = rows.reshape(-1, 64)
         grad_x.index_add_(0, tokens, rows)
-    return [grad_x, grad_gates.view(gates.shape), grad_A, grad_B]
+    return [
+        grad_x,
+        grad_gates.view(gates.shape),
+        grad_A.to(A.dtype),
+        grad_B.to(B.dtype),
+    ]
 
 
 def _shape_64x96(x, *others):
@@ -289,7 +320,7 @@ class KroneckerMoe64x96(nn.Module):
         self.router = nn.Parameter(
             torch.empty(self.experts, self.in_features, **options)
         )
-        self._loss = self._load = None
+        self._latest = _Latest()
         if bias:
             self.bias = nn.Parameter(torch.empty(self.out_features, **options))
         else:
@@ -339,7 +370,7 @@ class KroneckerMoe64x96(nn.Module):
         log_partition = logits.logsumexp(-1).square().sum() / n
         loss = self.experts * (share * load).sum() + 0.1 * log_partition
         if not _is_recomputing():
-            self._loss, self._load = loss, load
+            self._latest = _Latest(loss, load)
 
     def auxiliary_loss(self) -> torch.Tensor:
         """The balance and router loss of the latest forward in training mode.
@@ -347,9 +378,10 @@ class KroneckerMoe64x96(nn.Module):
         experts * sum(share of probability * share of tokens) + 0.1 * the mean squared
         log-partition. RuntimeError where it was read already, and in eval mode.
         """
-        if self._loss is None:
+        loss = self._latest.loss
+        if loss is None:
             raise RuntimeError("no forward in training mode since the last reading")
-        loss, self._loss = self._loss, None
+        self._latest = _Latest(load=self._latest.load)
         return loss
 
     def routing_statistics(self) -> dict[str, object]:
@@ -358,20 +390,17 @@ class KroneckerMoe64x96(nn.Module):
         "load": each expert's share of the assignments; "entropy": the load's, in nats,
         log(experts) where it is even; "experts_in_use": those that had a token.
         """
-        if self._load is None:
+        load = self._latest.load
+        if load is None:
             raise RuntimeError("no forward in training mode yet")
-        entropy = torch.special.entr(self._load).sum().item()
-        in_use = int((self._load > 0).sum())
-        return {"load": self._load, "entropy": entropy, "experts_in_use": in_use}
+        entropy = torch.special.entr(load).sum().item()
+        in_use = int((load > 0).sum())
+        return {"load": load, "entropy": entropy, "experts_in_use": in_use}
 
     def train(self, mode: bool = True) -> nn.Module:
         """Changes the mode: the loss and the load of the batch before are gone."""
-        self._loss = self._load = None
+        self._latest = _Latest()
         return super().train(mode)
-
-    def __getstate__(self) -> dict[str, object]:
-        """What is copied and pickled: not a loss, which has a graph."""
-        return {**self.__dict__, "_loss": None, "_load": None}
 
     def contract(
         self, x: torch.Tensor, gates: torch.Tensor, chosen: torch.Tensor
