@@ -20,15 +20,13 @@ from einc import errors, syntax
 from einc.choose import WORK, Best, Later, Search, Side, common_sizes, tied_sizes
 from einc.covering import covering
 from einc.errors import Diagnostic, InternalError, UsageError, counted
-from einc.expressions import NoValue, Value, evaluate, shown, whole
 from einc.lint import lint_sizes
 from einc.network import Network
 from einc.source import Span
-from einc.statements import NEAREST
+from einc.stated import MAX_SIZE, stated
 from einc.structure import Axis, Role, Structure, Term
 from einc.ties import first_use, joined, tied_indices
 
-MAX_SIZE = (1 << 31) - 1
 MAX_ELEMENTS = 1 << 40
 EXACT_PADDING = Fraction(105, 100)
 
@@ -102,35 +100,25 @@ class _Binder:
         self.structure = structure
         self.d_in, self.d_out = d_in, d_out
         self.faults = structure.diagnostics()
-        self.sizes: dict[str, int] = {}
-        self.scope: dict[str, Value] = {}
+        self.stated = stated(structure, d_in, d_out, self.faults)
+        self.laid_down = dict(self.stated.sizes)
+        self.ties = tied_indices(structure, self.laid_down, self.faults)
+        self.faults.stop_on_errors()
+        self.sizes = dict(self.laid_down)
         self.covers = False
         """Whether sizes are such that no term leaves a later one too small."""
 
     def run(self) -> Binding:
-        structure = self.structure
+        structure, told = self.structure, len(self.faults.found)
         try:
-            self.scope = structure.scope(Fraction(self.d_in), Fraction(self.d_out))
-        except NoValue as fault:
-            self.faults.add(fault.fault, fault.expr.span, **fault.values)
-            self.faults.stop_on_errors()
-        targets: dict[str, float] = {}
-        for axis in structure.axes:
-            self._lay_down(axis, targets)
-        self.faults.stop_on_errors()
-        top = self._top()
-        ties = tied_indices(structure, self.sizes, self.faults)
-        self.faults.stop_on_errors()
-        laid_down, told = dict(self.sizes), len(self.faults.found)
-        try:
-            padded = self._terms(targets, top, ties)
+            padded = self._terms()
         except _TooSmall:
-            shape = self.d_in, self.d_out
-            shared = covering(structure, shape, laid_down, targets, ties)
-            self.sizes = laid_down | shared
+            shape, targets = (self.d_in, self.d_out), self.stated.targets
+            shared = covering(structure, shape, self.laid_down, targets, self.ties)
+            self.sizes = self.laid_down | shared
             self.covers = True
             del self.faults.found[told:]
-            padded = self._terms(targets, top, ties)
+            padded = self._terms()
         self._limits()
         self.faults.stop_on_errors()
         lint_sizes(structure, self.sizes, self.faults)
@@ -140,37 +128,22 @@ class _Binder:
             self.d_out,
             {axis.name: self.sizes[axis.name] for axis in structure.axes},
             padded,
-            top,
+            self.stated.top,
             self.faults.warnings,
         )
 
-    def _terms(
-        self, targets: Mapping[str, float], top: int | None, ties: Sequence[Set[str]]
-    ) -> tuple[tuple[int, int], ...]:
+    def _terms(self) -> tuple[tuple[int, int], ...]:
         terms = self.structure.terms
-        return tuple(
-            self._term(term, terms[i:], targets, top, ties)
-            for i, term in enumerate(terms, 1)
-        )
+        return tuple(self._term(term, terms[i:]) for i, term in enumerate(terms, 1))
 
-    def _term(
-        self,
-        term: Term,
-        after: Sequence[Term],
-        targets: Mapping[str, float],
-        top: int | None,
-        ties: Sequence[Set[str]],
-    ) -> tuple[int, int]:
+    def _term(self, term: Term, after: Sequence[Term]) -> tuple[int, int]:
         """Chooses the sizes of a term that no term before it has chosen."""
-        sides = (
-            self._side(term, 0, targets),
-            self._side(term, 1, targets),
-        )
+        sides = self._side(term, 0), self._side(term, 1)
         self.faults.stop_on_errors()
         network = Network(term, self.structure.routed)
         later = self._closed(after, {a.name for side in sides for a in side.free})
-        padded = self._choose(network, sides, top, ties, later)
-        for tie in ties:
+        padded = self._choose(network, sides, later)
+        for tie in self.ties:
             self.sizes.update(
                 (name, self.sizes[known])
                 for known in sorted(tie & self.sizes.keys())[:1]
@@ -190,92 +163,18 @@ class _Binder:
                     found.append(Later(count, math.prod(known), tuple(open_)))
         return found
 
-    # What the statements say
-
-    def _lay_down(self, axis: Axis, targets: dict[str, float]) -> None:
-        size, name = axis.size, axis.name
-        if size.expr is None:
-            return
-        value = self._value(size.expr)
-        if value is None:
-            return
-        if size.kind == "exact":
-            whole = self._whole(size.expr, value, f"the size of `{name}`", NEAREST)
-            if whole is not None:
-                self.sizes[name] = whole
-            return
-        if value <= 0:
-            self._fault(errors.NOT_POSITIVE, size.expr, value=shown(size.expr, value))
-        elif value > MAX_SIZE:
-            self._fault(errors.TOO_LARGE, size.expr, limit="sizes go up to 2^31 - 1")
-        elif axis.role is Role.INNER:
-            self.sizes[name] = max(1, math.floor(value + Fraction(1, 2)))
-        else:
-            targets[name] = math.log(value)
-
-    def _value(self, expr: syntax.Expr) -> Value | None:
-        try:
-            return evaluate(expr, self.scope)
-        except NoValue as fault:
-            values = {k: v for k, v in fault.values.items() if k != "expr"}
-            self._fault(fault.fault, fault.expr, **values)
-            return None
-
-    def _whole(
-        self, expr: syntax.Expr, value: Value, what: str, advice: str
-    ) -> int | None:
-        number = whole(value)
-        if number is None:
-            told = shown(expr, value)
-            fault = errors.NOT_AN_INTEGER
-            self._fault(fault, expr, what=what, value=told, advice=advice)
-        elif number > MAX_SIZE:
-            self._fault(errors.TOO_LARGE, expr, limit="sizes go up to 2^31 - 1")
-            return None
-        return number
-
-    def _fault(self, fault: errors.Fault, expr: syntax.Expr, **values: object) -> None:
-        where = f" at {self.d_in} x {self.d_out}"
-        text = syntax.unparse(expr)
-        self.faults.add_once(fault, expr.span, where=where, expr=text, **values)
-
-    def _top(self) -> int | None:
-        route = self.structure.route
-        if route is None:
-            return None
-        value = self._value(route.top)
-        self.faults.stop_on_errors()
-        assert value is not None
-        top = self._whole(route.top, value, "`top`", "")
-        self.faults.stop_on_errors()
-        assert top is not None
-        size = self.sizes[route.index]
-        if top > size:
-            self.faults.add(
-                errors.TOP_RANGE,
-                route.top.span,
-                top=top,
-                name=route.index,
-                values=counted(size, "value"),
-                size=size,
-            )
-            self.faults.stop_on_errors()
-        return top
-
-    def _side(
-        self, term: Term, side: Literal[0, 1], targets: Mapping[str, float]
-    ) -> Side:
+    def _side(self, term: Term, side: Literal[0, 1]) -> Side:
         axes = term.sides[side]
         count = (self.d_in, self.d_out)[side]
         free = tuple(a for a in axes if a.name not in self.sizes)
         fixed = math.prod(self.sizes[a.name] for a in axes if a.name in self.sizes)
-        stated = self._stated(axes)
-        least = -(-count // stated) * stated
+        exact = self._exact(axes)
+        least = -(-count // exact) * exact
         closed = not free and fixed < count
         if closed and not self.covers and any(a.size.kind != "exact" for a in axes):
             raise _TooSmall
         if least > EXACT_PADDING * count or closed:
-            fixed = fixed if closed else stated
+            fixed = fixed if closed else exact
             below = [] if not free else [count // fixed * fixed]
             nearest = [str(n) for n in (*below, least if free else fixed) if n]
             self.faults.add(
@@ -287,10 +186,11 @@ class _Binder:
                 nearest=f"{' or '.join(nearest)} feature{'s' * (nearest != ['1'])}",
             )
         limit = max(1.005 * count, count + 8)
-        ideal = _ideal(axes, free, math.log(count / fixed), targets)
+        total = math.log(count / fixed)
+        ideal = _ideal(axes, free, total, self.stated.targets)
         return Side(count, fixed, free, ideal, limit)
 
-    def _stated(self, axes: Sequence[Axis]) -> int:
+    def _exact(self, axes: Sequence[Axis]) -> int:
         """The product of the sizes of a side that are exact as written."""
         return math.prod(self.sizes[a.name] for a in axes if a.size.kind == "exact")
 
@@ -300,15 +200,14 @@ class _Binder:
         self,
         network: Network,
         sides: tuple[Side, Side],
-        top: int | None,
-        ties: Sequence[Set[str]],
         later: Sequence[Later],
     ) -> tuple[int, int]:
+        top, ties = self.stated.top, self.ties
         best = Search(network, sides, dict(self.sizes), top, ties, later).run()
         if best is None and later:
             best = Search(network, sides, dict(self.sizes), top, ties).run()
         if best is None:
-            return self._common(network, sides, top, ties)
+            return self._common(network, sides)
         self.sizes.update(best.sizes)
         for which, side in zip(_SIDES, sides, strict=True):
             self._warn_exact(network.term, side, which, best.levels[which])
@@ -317,10 +216,10 @@ class _Binder:
     def _warn_exact(
         self, term: Term, side: Side, which: Literal[0, 1], padded: int
     ) -> None:
-        stated = self._stated(term.sides[which])
-        if side.features % stated == 0:
+        exact = self._exact(term.sides[which])
+        if side.features % exact == 0:
             return
-        below, above = side.features // stated * stated, padded
+        below, above = side.features // exact * exact, padded
         nearest = f"{below} or {above}" if below and side.free else str(above)
         self.faults.add(
             errors.PADDED_EXACT,
@@ -331,22 +230,17 @@ class _Binder:
             nearest=nearest,
         )
 
-    def _common(
-        self,
-        network: Network,
-        sides: tuple[Side, Side],
-        top: int | None,
-        ties: Sequence[Set[str]],
-    ) -> tuple[int, int]:
+    def _common(self, network: Network, sides: tuple[Side, Side]) -> tuple[int, int]:
         """No near sizes that agree where they must: each side is padded to them."""
         both = [{a.name} for a in sides[0].free if a.role is Role.BOTH]
-        ties = joined([*ties, *both]) if ties else []
+        ties = joined([*self.ties, *both]) if self.ties else []
         options = tied_sizes(sides, ties) if ties else common_sizes(sides)
         best: Best | None = None
         for option in options:
             sizes = self.sizes | {a.name: s for a, s in option.items()}
             fixed = sides[0].fix(option), sides[1].fix(option)
-            found = Search(network, fixed, sizes, top, work=WORK // len(options)).run()
+            work = WORK // len(options)
+            found = Search(network, fixed, sizes, self.stated.top, work=work).run()
             if found is None:
                 raise InternalError("fixed common sizes always have a multiple")
             found = Best(found.key, found.levels, sizes | found.sizes)
@@ -360,8 +254,8 @@ class _Binder:
             return best.levels
         shared = next(a for a in sides[0].free if a.role is Role.BOTH)
         target = max(1, round(math.exp(sides[0].targets[sides[0].free.index(shared)])))
-        stated = any(a.size.kind == "exact" for s in network.term.sides for a in s)
-        advice = f", or both sides with a common divisor near {target}" * (not stated)
+        exact = any(a.size.kind == "exact" for s in network.term.sides for a in s)
+        advice = f", or both sides with a common divisor near {target}" * (not exact)
         for which, side in zip(_SIDES, sides, strict=True):
             if best.levels[which] != side.features:
                 self.faults.add(

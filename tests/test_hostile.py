@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from terminal import ROOT, call, einc
 
-from einc import api, compiler, equations, expressions, parser, sizes
+from einc import api, compiler, equations, expressions, parser, sizes, stated
 
 SECONDS = 5.0
 DENSE = "y[o] = x[i] * W[i, o]"
@@ -110,7 +110,7 @@ def test_hostile_options():
 def test_the_page_has_the_limits():
     page = (ROOT / "docs" / "robustness.md").read_text(encoding="utf-8")
     assert parser.MAX_BYTES == 1 << 20 and "1 MiB" in page
-    assert sizes.MAX_SIZE == compiler.MAX_TOKENS == 2**31 - 1 and "2^31 - 1" in page
+    assert stated.MAX_SIZE == compiler.MAX_TOKENS == 2**31 - 1 and "2^31 - 1" in page
     assert sizes.MAX_ELEMENTS == 2**40 and "2^40 elements" in page
     for limit in (
         f"{parser.MAX_STRUCTURES} structures",

@@ -19,7 +19,7 @@ parser
 structure layout
 scope network
 equations statements lint ties
-resolve choose covering
+resolve choose covering stated
 library sizes
 family order
 plan

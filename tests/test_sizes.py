@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 from einc.errors import SpecError, UsageError
 from einc.factorise import divisors, factorisations
-from einc.sizes import MAX_SIZE, Binding, bind, features
+from einc.sizes import Binding, bind, features
+from einc.stated import MAX_SIZE
 from einc.structure import Structure
 
 # Layers of GPT-2, Pythia, Llama, Qwen, ViT and Mixer, vocabularies and odd ones.

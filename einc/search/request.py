@@ -17,7 +17,7 @@ from einc.search.hypergraphs import BOTH_FACTORS, MAX_FACTORS
 from einc.search.run import Measure
 from einc.search.walk import Settings
 from einc.search.wishes import Exponent, Figure, Limit, Relation
-from einc.sizes import MAX_SIZE
+from einc.stated import MAX_SIZE
 
 DEFAULTS: Mapping[Exponent, str] = {"omega": "=0", "psi": "=1", "nu": "<=1"}
 """What holds of an exponent where nothing is said of it: the dense layer's scaling law
