@@ -17,7 +17,8 @@ from fractions import Fraction
 from typing import Literal
 
 from einc import errors, syntax
-from einc.choose import WORK, Best, Later, Search, Side, common_sizes, tied_sizes
+from einc.agreed import common_sizes, tied_sizes
+from einc.choose import WORK, Best, Later, Search, Side
 from einc.covering import covering
 from einc.errors import Diagnostic, InternalError, UsageError, counted
 from einc.lint import lint_sizes

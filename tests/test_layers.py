@@ -20,7 +20,8 @@ structure layout
 scope network
 equations statements lint ties
 resolve choose covering stated
-library sizes
+library agreed
+sizes
 family order
 plan
 analysis.counts analysis.exponents analysis.scaling
