@@ -19,7 +19,7 @@ import torch
 from terminal import Ended
 from torch import nn
 
-from einc import bench_report, calibration, compiler, library, options, predict
+from einc import asked, bench_report, calibration, compiler, library, predict
 from einc.analysis.profile import Profile
 from einc.calibration import Calibration, Machine
 from einc.errors import InternalError, UsageError
@@ -71,9 +71,7 @@ def report(spec: str, d_in: int, d_out: int, tokens: int) -> Profile:
     """Of a structure of the library, or of a body."""
     if spec in library.NAMES:
         return compiler.analyze(library.structure(spec), d_in, d_out, tokens)
-    return compiler.analyze(
-        options.structure(None, spec, None, ""), d_in, d_out, tokens
-    )
+    return compiler.analyze(asked.structure(None, spec, None, ""), d_in, d_out, tokens)
 
 
 # Clocks

@@ -62,6 +62,7 @@ maps.file
 drawing.network drawing.tree
 drawing.figure
 options output
+asked
 search.linear search.hypergraphs search.wishes
 search.forms
 search.pool

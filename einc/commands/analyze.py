@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from einc import compiler, options
+from einc import asked, compiler, options
 from einc.analysis.profile import Profile
 from einc.commands.certify import INTERRUPTED, certified
 from einc.errors import UsageError
@@ -54,10 +54,10 @@ def analyze(
     """
     with reporting(as_json):
         known = _calibration(device)
-        chosen = options.structure(spec, expr, define, route)
+        chosen = asked.structure(spec, expr, define, route)
         kind = options.kind(order)
         report = compiler.analyze(chosen, d_in, d_out, tokens, kind)
-        kept = options.judged(report.warnings, warnings)
+        kept = asked.judged(report.warnings, warnings)
         report = replace(report, warnings=tuple(kept))
         predicted = None if known is None else _predicted(report, kind, known)
         spectra = _spectra(report, plot, force) if spectrum or plot else None

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from einc import compiler, options
+from einc import asked, compiler, options
 from einc.analysis.profile import Profile
 from einc.commands.certify import INTERRUPTED
 from einc.errors import UsageError
@@ -126,10 +126,10 @@ def bench(
             return
         from einc import bench_report, calibration, plots
 
-        chosen = options.structure(spec, expr, define, route)
+        chosen = asked.structure(spec, expr, define, route)
         reports = _reports(chosen, d_in, d_out, sorted(set(tokens or TOKENS)))
         report = next(iter(reports.values()))
-        kept = options.judged(report.warnings, warnings)
+        kept = asked.judged(report.warnings, warnings)
         report = replace(report, warnings=tuple(kept))
         if plot is not None:
             file_format = plots.file_format(plot)
@@ -159,7 +159,7 @@ def bench(
 
 def _calibrated(device: options.Device, as_json: bool, no_color: bool) -> None:
     """Measures the machine and keeps it; tells its ceilings, and where they are kept."""
-    options.check_device(device)
+    asked.check_device(device)
     from einc import calibration
     from einc.nn.calibrate import calibrate
     from einc.predict_report import ceilings
@@ -199,7 +199,7 @@ def _measured(
     known: Calibration | None,
 ) -> tuple[Machine, list[Row], bool]:
     """The machine, the rows, and whether an interrupt came after the first of them."""
-    options.check_device(device)
+    asked.check_device(device)
     from einc import predict
     from einc.nn import bench
     from einc.nn.beside import makers

@@ -7,7 +7,7 @@ from fractions import Fraction
 
 import typer
 
-from einc import compiler, options
+from einc import asked, compiler, options
 from einc.errors import Diagnostic, SpecError, UsageError, counted, in_order
 from einc.output import diagnostics_document, print_json, print_text, reporting, warn
 from einc.source import Source
@@ -30,13 +30,13 @@ def check(
     with reporting(as_json):
         if not specs and expr is None:
             raise UsageError("nothing to check: name a SPEC, or give -e TEXT")
-        given = options.arguments(define)
-        named, found = options.definitions(specs or (), expr)
+        given = asked.arguments(define)
+        named, found = asked.definitions(specs or (), expr)
         if not found:
-            options.check_known(given, [definition for _, definition in named])
+            asked.check_known(given, [definition for _, definition in named])
         for source, definition in named:
             found += _faults(source, definition, given, (d_in, d_out))
-        found = options.filtered(in_order(found), warnings)
+        found = asked.filtered(in_order(found), warnings)
         if as_json:
             print_json(diagnostics_document(found))
         elif found:
@@ -51,10 +51,10 @@ def _faults(
     source: Source,
     definition: Definition,
     given: Mapping[str, Fraction],
-    features: options.Features,
+    features: asked.Features,
 ) -> list[Diagnostic]:
     """What is found on the way to sizes."""
-    arguments = options.arguments_of(definition, given)
+    arguments = asked.arguments_of(definition, given)
     try:
         structure = compiler.compile_definition(source, definition, arguments)
         binding = compiler.bind(structure, *features)

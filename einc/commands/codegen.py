@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from einc import compiler, options
+from einc import asked, compiler, options
 from einc.codegen.choices import Backward as BackwardName
 from einc.codegen.choices import Dtype as DtypeName
 from einc.codegen.choices import Kernels
@@ -65,8 +65,8 @@ def codegen(
     A standalone PyTorch module, on stdout or in a file.
     """
     with reporting():
-        wanted = options.shapes(d_in, d_out, shape)
-        chosen = options.structure(spec, expr, define, route)
+        wanted = asked.shapes(d_in, d_out, shape)
+        chosen = asked.structure(spec, expr, define, route)
         text, found = _emit(
             chosen,
             wanted,
@@ -79,7 +79,7 @@ def codegen(
             tune,
             class_name,
         )
-        kept = options.judged(found, warnings)
+        kept = asked.judged(found, warnings)
         if output is None:
             print_text(text)
         else:
@@ -89,7 +89,7 @@ def codegen(
 
 def _emit(
     structure: Structure,
-    shapes: list[options.Features],
+    shapes: list[asked.Features],
     stage: Stage,
     tokens: int,
     order: OrderName,

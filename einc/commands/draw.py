@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from einc import compiler, options
+from einc import asked, compiler, options
 from einc.errors import UsageError
 from einc.output import check_free, reporting, warn, write_file
 
@@ -32,9 +32,9 @@ def draw(
             raise UsageError("a drawing needs a file: -o FILE")
         file_format = plots.file_format(output)
         check_free(output, force)
-        chosen = options.structure(spec, expr, define, route)
+        chosen = asked.structure(spec, expr, define, route)
         report = compiler.analyze(chosen, d_in, d_out, tokens, options.kind(order))
-        kept = options.judged(report.warnings, warnings)
+        kept = asked.judged(report.warnings, warnings)
         from einc.drawing.figure import draw as drawn
 
         write_file(output, drawn(report, file_format), force)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import typer
 
-from einc import library, options, specs
+from einc import asked, library, options, specs
 from einc.errors import Diagnostic, SpecError, UsageError, counted
 from einc.layout import laid_out
 from einc.output import print_text, reporting, write_file
@@ -22,7 +22,7 @@ def fmt(files: options.Files, check_only: options.CheckOnly = False) -> None:
     with reporting():
         faults: list[Diagnostic] = []
         changed = kept = 0
-        for path in [file for name in files for file in options.spec_files(name)]:
+        for path in [file for name in files for file in asked.spec_files(name)]:
             if path in library.NAMES:
                 raise UsageError(f"`{path}` is of einc's library; name a file")
             try:

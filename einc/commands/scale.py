@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from einc import options
+from einc import asked, options
 from einc.errors import UsageError
 from einc.output import check_free, print_json, progress, reporting, show, write_file
 
@@ -157,7 +157,7 @@ def scale(
     """
     with reporting(as_json):
         sizes, own_seeds = _widths(widths), _seeds_of(seeds_of)
-        arguments, count = options.arguments(define), _workers(workers)
+        arguments, count = asked.arguments(define), _workers(workers)
 
         from einc import plots
         from einc.scale import figures, parallel, report, results
@@ -233,7 +233,7 @@ def _check_device(device: options.Device, ray: str | None) -> None:
 
     if device is options.Device.cuda and (ray is not None or processes() > 1):
         raise UsageError("--device cuda is for jobs of this machine, one process each")
-    options.check_device(device)
+    asked.check_device(device)
 
 
 def _follow() -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import typer
 
-from einc import compiler, library, options
+from einc import asked, compiler, library, options
 from einc import taxonomy as tables
 from einc.analysis.profile import Profile
 from einc.commands.certify import INTERRUPTED, certified
@@ -52,21 +52,21 @@ def taxonomy(
         file_format = None if plot is None else _map_format(plot, force)
         if as_csv + as_markdown + as_json > 1:
             raise UsageError("choose one of --csv, --markdown and --json")
-        given = options.arguments(define)
+        given = asked.arguments(define)
         named = specs or (library.NAMES if expr is None else ())
-        rows, faults = options.definitions(named, expr)
+        rows, faults = asked.definitions(named, expr)
         if faults:
             raise SpecError(faults)
-        options.check_known(given, [definition for _, definition in rows])
+        asked.check_known(given, [definition for _, definition in rows])
         profiles = []
         interrupted = False
         for source, definition in rows:
             chosen = compiler.compile_definition(
-                source, definition, options.arguments_of(definition, given)
+                source, definition, asked.arguments_of(definition, given)
             )
-            shape = options.table_shape(chosen, d_in, d_out)
+            shape = asked.table_shape(chosen, d_in, d_out)
             report = compiler.analyze(chosen, *shape, tokens, options.kind(order))
-            kept = options.judged(report.warnings, warnings)
+            kept = asked.judged(report.warnings, warnings)
             if not interrupted:
                 report, interrupted = certified(report)
             profiles.append(replace(report, warnings=tuple(kept)))
@@ -106,7 +106,7 @@ def _rest(
     for structure in map(library.structure, library.NAMES):
         if structure.source not in shown:
             yield compiler.analyze(
-                structure, *options.table_shape(structure, d_in, d_out)
+                structure, *asked.table_shape(structure, d_in, d_out)
             )
 
 
