@@ -157,10 +157,11 @@ SIZES = [
     dict(g=8, a=8, f=8, r=1, e=8),
     dict(g=16, a=16, f=16, r=2, e=16),
     dict(g=5, a=7, f=6, r=3, e=9),
-    dict(g=3, a=40, f=5, r=4, e=20),
+    dict(g=11, a=40, f=18, r=4, e=20),
     dict(g=40, a=3, f=70, r=1, e=2),
     dict(g=1, a=9, f=4, r=2, e=8),
-    dict(g=4, a=8, f=1, r=2, e=9),
+    dict(g=9, a=8, f=1, r=2, e=9),
+    dict(g=9, a=3, f=17, r=2, e=5),
     dict(g=2, a=64, f=3, r=1, e=50),
     dict(g=2, a=5, f=3, r=17, e=4),
 ]

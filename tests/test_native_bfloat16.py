@@ -122,7 +122,8 @@ def test_other_processors(flags: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without matrix units, and with shorter vectors; and the C gives no warning."""
     for one in (
         case(KRONECKER, j=6, k=17, p=20, q=35),
-        case(BTT, g=4, a=6, f=19, r=2, e=33),
+        case(BTT, g=9, a=6, f=19, r=2, e=33),
+        case(BTT, g=8, a=6, f=11, r=4, e=16),
     ):
         made: Any = native_class(one, "bfloat16")
         parts = vars(sys.modules[made.__module__])

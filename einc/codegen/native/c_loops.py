@@ -16,7 +16,10 @@ from einc.codegen.writer import Writer
 
 
 class LoopSteps:
-    """Steps in float32. What a product takes is `z{i}`, its gradient `dz{i}`."""
+    """Steps in float32. What a product takes is `z{i}`, and later its gradient is.
+
+    `dz` is the gradient of what the last one gives.
+    """
 
     value_bytes = 4
     blocks = (12, 48)
@@ -55,16 +58,17 @@ class LoopSteps:
         return [product.size for product in self.lowered.products]
 
     def buffers(self, backward: bool) -> dict[str, int]:
-        found = {f"z{i}": s.row for i, s in enumerate(self.lowered.sides[:-1])}
-        if backward:
-            given = enumerate(self.lowered.back[1:], start=1)
-            found |= {f"dz{i}": side.row for i, side in given}
-        return found
+        rows = [side.row for side in self.lowered.sides[:-1]]
+        if not backward:
+            return {f"z{i}": row for i, row in enumerate(rows)}
+        _, *between, last = [side.row for side in self.lowered.back]
+        rows[1:] = map(max, rows[1:], between)
+        return {f"z{i}": row for i, row in enumerate(rows)} | {"dz": last}
 
     def enter(self, out: Writer, backward: bool) -> None:
         _copy(out, "x", "z0", self.lowered.sides[0])
         if backward:
-            _copy(out, "dy", f"dz{self.last + 1}", self.lowered.back[-1])
+            _copy(out, "dy", "dz", self.lowered.back[-1])
 
     def forward(self, out: Writer, i: int) -> None:
         y = f"y + at * {self.lowered.sides[-1].row}"
@@ -72,13 +76,17 @@ class LoopSteps:
         out.line(f"forward_{i}(m, z{i}, w{i}, {to});")
 
     def backward(self, out: Writer, i: int) -> None:
-        to = f"dz{i}" if i else f"dx + at * {self.lowered.back[0].row}"
-        out.line(f"backward_{i}(m, dz{i + 1}, v{i}, {to});")
+        to = f"z{i}" if i else f"dx + at * {self.lowered.back[0].row}"
+        out.line(f"backward_{i}(m, {self._given(i)}, v{i}, {to});")
 
     def gradient(self, out: Writer, i: int) -> None:
-        pair = (f"z{i}", f"dz{i + 1}")
+        pair = (f"z{i}", self._given(i))
         left, right = pair[::-1] if self.lowered.products[i].turned else pair
         out.line(f"gradient_{i}(m, {left}, {right}, sums{i});")
+
+    def _given(self, i: int) -> str:
+        """The gradient of what product i gives."""
+        return "dz" if i == self.last else f"z{i + 1}"
 
 
 def _multiply(loops: Loops) -> tuple[str, int]:

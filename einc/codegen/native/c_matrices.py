@@ -27,14 +27,17 @@ SIDE = 16
 """Of a tile of sums."""
 MOST = 128
 """Tokens of a block."""
+TRANSPOSED = {1: "transpose", 2: "transpose_pairs", 4: "transpose_quads"}
+"""What transposes units of so many values."""
 
 
 class MatrixSteps:
     """Steps in bfloat16.
 
     Side i of the chain, x being side 0, has a buffer `g{i}` in the form in which it is
-    written and `t{i}` in that in which it is read, or one where they are the same, and
-    its gradient `gd{i}` and `td{i}`. x, y and their gradients are these where they can.
+    written and `t{i}` in that in which it is read, or one where they are the same. Its
+    gradient, "d{i}", which comes when it was last read, takes those of its forms, else
+    `gd{i}` and `td{i}`. x, y and their gradients are these where they can.
     """
 
     value_bytes = 2
@@ -98,9 +101,9 @@ class MatrixSteps:
         for name in [*self.there[:-1], *self.back] if backward else self.there:
             written, read = self.forms[name]
             if name not in self.begins and written != read:
-                found[f"g{name}"] = written
+                found[self._written(name)] = written
             if name not in self.stops and (name not in self.begins or written != read):
-                found[f"t{name}"] = read
+                found[self._taken(name)] = read
         sizes = {name: -(-form[TOKENS] // 2) for name, form in found.items()}
         if backward:
             sizes["scratch"] = max(map(self._gradient_space, self.roles))
@@ -113,7 +116,7 @@ class MatrixSteps:
     def enter(self, out: Writer, backward: bool) -> None:
         for name, tensor in list(self.begins.items())[: 1 + backward]:
             if self._reorders(name):
-                out.line(f"order_{name}(m, {tensor}, t{name});")
+                out.line(f"order_{name}(m, {tensor}, {self._taken(name)});")
 
     def forward(self, out: Writer, i: int) -> None:
         self._product(out, f"FORWARD_{i}", i, f"{i}", f"w{i}", f"{i + 1}")
@@ -131,20 +134,37 @@ class MatrixSteps:
     def _product(
         self, out: Writer, shape: str, i: int, taken: str, weight: str, given: str
     ) -> None:
-        end = self.stops.get(given)
+        end = self.stops.get(given) or self._taken(given)
         reorders = self._reorders(given)
-        to = f"g{given}" if reorders else end or f"t{given}"
+        to = self._written(given) if reorders else end
         read = self._read(taken)
         out.line(f"multiply_all({self._rows(i)}, {shape}, {read}, {weight}, {to});")
         if reorders:
-            out.line(f"order_{given}(m, g{given}, {end or f't{given}'});")
+            out.line(f"order_{given}(m, {to}, {end});")
 
     def _rows(self, i: int) -> str:
         return f"m * {self._extent(self.roles[i].kept)}"
 
     def _read(self, name: str) -> str:
         begins = name in self.begins and not self._reorders(name)
-        return self.begins[name] if begins else f"t{name}"
+        return self.begins[name] if begins else self._taken(name)
+
+    def _written(self, name: str) -> str:
+        """The buffer of a side, or of a gradient, in the form in which it is written."""
+        return self._buffer(name, self.forms[name][0], f"g{name}")
+
+    def _taken(self, name: str) -> str:
+        """The same in the form in which it is read."""
+        return self._buffer(name, self.forms[name][1], f"t{name}")
+
+    def _buffer(self, name: str, form: Strides, own: str) -> str:
+        side = name.removeprefix("d")
+        if name != side and side in self.there[1:-1]:
+            kinds = "gt" if self._reorders(side) else "tt"
+            for kind, other in zip(kinds, self.forms[side], strict=True):
+                if form == other:
+                    return f"{kind}{side}"
+        return own
 
     def _reorders(self, name: str) -> bool:
         written, read = self.forms[name]
@@ -218,20 +238,31 @@ class MatrixSteps:
         out.line(
             "    long threads, long parts, long size, const float *sums, value *to)"
         )
-        with (
-            braces(out),
-            each_value(out, axes, sizes, self.chain.counts[i]),
-            braces(out),
-        ):
-            self._places(out, axes, batch=roles.batch, r=roles.taken, c=roles.given)
-            tall, broad = self._tiles(roles)
-            tile = f"((batch * {tall} + r / {SIDE}) * {broad} + c / {SIDE})"
-            at = f"{tile} * {SIDE * SIDE} + r % {SIDE} * {SIDE} + c % {SIDE}"
-            out.line(f"const float *own = sums + {at};")
-            out.line("float sum = 0;")
-            out.line("for (long part = 0; part < parts; part++)")
-            out.line("    sum += own[part * size];")
-            out.line(f"to[{place(axes, axes, sizes)}] = narrow(sum);")
+        tall, broad = self._tiles(roles)
+        row, column = (
+            _step(group, axes, sizes) for group in (roles.taken, roles.given)
+        )
+        with braces(out):
+            if row and column:
+                batch = place(roles.batch, roles.batch, sizes)
+                start = place(axes, roles.batch, sizes)
+                taken, given = self._extent(roles.taken), self._extent(roles.given)
+                own = f"sums + ({batch}) * {tall * broad * SIDE * SIDE}"
+                with each_value(out, roles.batch, sizes, self.chain.counts[i]):
+                    out.line(f"add_tiles({taken}, {given}, parts, size, {own},")
+                    out.line(f"          to + {start}, {row}, {column});")
+            else:
+                with each_value(out, axes, sizes, self.chain.counts[i]), braces(out):
+                    self._places(
+                        out, axes, batch=roles.batch, r=roles.taken, c=roles.given
+                    )
+                    tile = f"((batch * {tall} + r / {SIDE}) * {broad} + c / {SIDE})"
+                    at = f"{tile} * {SIDE * SIDE} + r % {SIDE} * {SIDE} + c % {SIDE}"
+                    out.line(f"const float *own = sums + {at};")
+                    out.line("float sum = 0;")
+                    out.line("for (long part = 0; part < parts; part++)")
+                    out.line("    sum += own[part * size];")
+                    out.line(f"to[{place(axes, axes, sizes)}] = narrow(sum);")
         out.line()
 
     def _tiles(self, roles: Roles) -> tuple[int, int]:
@@ -242,24 +273,27 @@ class MatrixSteps:
         """From one form to another, for n tokens."""
         loops = joined((source, target, ()), self.sizes)
         inner = [loop for loop in loops if not loop.of_tokens]
-        columns = next((loop for loop in inner if loop.steps[0] == 1), NONE)
-        rows = next((loop for loop in inner if loop.steps[1] == 1), NONE)
+        unit = NONE
+        columns, rows = _innermost(inner, unit.size)
+        if columns == rows and columns.size in TRANSPOSED:
+            unit = columns
+            columns, rows = _innermost(inner, unit.size)
         out.line(f"/* {dims_text(source)} to {dims_text(target)} */")
         out.line(f"static void {name}(long n, const value *from, value *to)")
         with braces(out):
             depth = out.indent
-            outer = [loop for loop in loops if loop not in (rows, columns)]
+            outer = [loop for loop in loops if loop not in (rows, columns, unit)]
             for k, loop in enumerate(outer):
                 size = "n" if loop.of_tokens else f"{loop.size}"
                 out.line(f"for (long i{k} = 0; i{k} < {size}; i{k}++)")
                 out.indent += "    "
             starts = [_start(outer, place) for place in (0, 1)]
             if rows == columns:
-                size = f"{columns.size} * sizeof(value)"
+                size = f"{columns.size * unit.size} * sizeof(value)"
                 out.line(f"memcpy(to{starts[1]}, from{starts[0]}, {size});")
             else:
                 out.line(
-                    f"transpose({rows.size}, {columns.size}, from{starts[0]}, "
+                    f"{TRANSPOSED[unit.size]}({rows.size}, {columns.size}, from{starts[0]}, "
                     f"{rows.steps[0]}, to{starts[1]}, {columns.steps[1]});"
                 )
             out.indent = depth
@@ -270,6 +304,15 @@ class MatrixSteps:
         lanes = self._tiles(roles)[1] * SIDE
         depth = padded(self._extent(roles.taken))
         return self._extent(roles.batch) * lanes * depth // 2
+
+
+def _innermost(loops: Sequence[Loop], unit: int) -> tuple[Loop, Loop]:
+    """Those whose entries follow each other in source and in target, so many apart."""
+    columns, rows = (
+        next((loop for loop in loops if loop.steps[place] == unit), NONE)
+        for place in (0, 1)
+    )
+    return columns, rows
 
 
 def _start(outer: Sequence[Loop], place: int) -> str:

@@ -57,11 +57,11 @@ class Steps(Protocol):
 
     def forward(self, out: Writer, i: int) -> None: ...
 
-    def backward(self, out: Writer, i: int) -> None:
-        """The gradient of what product i takes; of the first one that is dx."""
-
     def gradient(self, out: Writer, i: int) -> None:
         """That of a weight, added to `sums{i}`."""
+
+    def backward(self, out: Writer, i: int) -> None:
+        """The gradient of what product i takes, in its place; of the first that is dx."""
 
 
 def c_source(chain: Chain, steps: Steps) -> str:
@@ -124,21 +124,17 @@ def _backward(out: Writer, chain: Chain, steps: Steps) -> None:
         begin = f"memset(own, 0, {size} * sizeof(float));"
         with _each_block(out, block, space, begin, steps.end):
             steps.enter(out, backward=True)
-            out.line(f"if ({_any(products[1:])})")
+            out.line(f"if ({' || '.join(_gradients(products[1:]))})")
             with braces(out):
                 for i in products[:-1]:
                     steps.forward(out, i)
-            out.line(f"if (dx || {_any(products[:-1])})")
-            with braces(out):
-                for i in products[:0:-1]:
-                    steps.backward(out, i)
-            out.line("if (dx)")
-            with braces(out):
-                steps.backward(out, 0)
-            for i in products:
+            for i in reversed(products):
                 out.line(f"if (gradients[{i}])")
                 with braces(out):
                     steps.gradient(out, i)
+                out.line(f"if ({' || '.join(['dx', *_gradients(products[:i])])})")
+                with braces(out):
+                    steps.backward(out, i)
         for i in range(last + 1):
             first = f"space + {space.shared + space.own[f'sums{i}']}"
             out.line(f"if (gradients[{i}])")
@@ -147,8 +143,8 @@ def _backward(out: Writer, chain: Chain, steps: Steps) -> None:
             )
 
 
-def _any(gradients: Iterable[int]) -> str:
-    return " || ".join(f"gradients[{i}]" for i in gradients)
+def _gradients(products: Iterable[int]) -> list[str]:
+    return [f"gradients[{i}]" for i in products]
 
 
 class _Space:
