@@ -34,7 +34,7 @@ codegen.nodes codegen.names codegen.writer codegen.runtime
 codegen.results
 codegen.tiles codegen.triton_runtime codegen.kernel_runtime
 codegen.native.runtime codegen.native.c_common codegen.native.c_float32
-codegen.native.c_bfloat16
+codegen.native.c_bfloat16 codegen.native.c_pairs
 codegen.strided
 codegen.layout codegen.lines codegen.recorder
 codegen.native.loops codegen.native.chain

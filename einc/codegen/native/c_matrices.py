@@ -1,6 +1,6 @@
 """The steps of a chain in matrices, for bfloat16: what `c_source` calls for a block.
 
-In: a `Chain`. Out: C that calls what `c_bfloat16` has.
+In: a `Chain`. Out: C that calls what `c_pairs` and `c_bfloat16` have.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The native kernel in a generated file: what is around its C, and where it is called.
 
 In: a `Profile`, and modules that have its kernel as `Native`. Out: text. What is the same
-in all files is in `c_common`, in `c_float32` and `c_bfloat16`, and in `runtime`.
+in all files is in `c_common`, in `c_float32` or `c_pairs` and `c_bfloat16`, and in `runtime`.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from einc.codegen.native.c_common import COMMON
 from einc.codegen.native.c_float32 import FLOAT32
 from einc.codegen.native.c_loops import LoopSteps
 from einc.codegen.native.c_matrices import MatrixSteps
+from einc.codegen.native.c_pairs import PAIRS
 from einc.codegen.native.c_source import Steps, c_source
 from einc.codegen.native.chain import Chain, native_chain
 from einc.codegen.native.looped import looped
@@ -37,7 +38,7 @@ from einc.codegen.nodes import (
 )
 from einc.codegen.writer import Writer
 
-SHARED: dict[Dtype, str] = {"float32": FLOAT32, "bfloat16": BFLOAT16}
+SHARED: dict[Dtype, str] = {"float32": FLOAT32, "bfloat16": PAIRS + BFLOAT16}
 """The C that kernels for a dtype share, behind what all have."""
 
 FITTING = 1 << 17
