@@ -318,6 +318,14 @@ def test_complex_gradients_have_conjugates(name: str):
     torch.testing.assert_close(*found)
 
 
+def test_a_factor_may_have_the_name_of_a_function():
+    spec = "y[f, e] = x[g, a]*any[g, a, f]*B[f, g, e]  g, a, f, e = 8"
+    layer = einc.parse(f"structure s {{ {spec} }}").module_class(64, 64, MANY)()
+    type(layer).chunk = 8
+    layer(torch.randn(20, 64)).sum().backward()
+    assert layer.get_parameter("any").grad is not None
+
+
 @pytest.mark.parametrize("name", CHAINS)
 def test_batched_gradients(name: str):
     layer = made(einc.load(name), 64, 64)

@@ -173,6 +173,9 @@ codegen btt --shape 64                    | INxOUT, such as 1024x4096, not `64`
 codegen btt --shape 64x64 --in 64         | give --shape, or --in and --out, not both
 codegen btt --shape 8x8 --shape 8x8       | --shape gives 8x8 twice
 codegen btt --in 64 --class-name class    | `class` is not a name for a Python class
+codegen btt --in 64 --class-name math     | the generated file imports `math` already
+codegen btt --in 64 --class-name super    | `super` means something else in the generated file
+codegen btt --in 64 --class-name _Btt     | `_Btt` means something else
 codegen btt --in 64 --emit nothing        | '--emit'
 taxonomy --csv --json                     | choose one of --csv, --markdown and --json
 taxonomy btt monarch -D rnk=2             | no structure here has a parameter `rnk`

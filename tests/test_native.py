@@ -6,9 +6,11 @@ float64, and the kernel is compiled by the C compiler that is here.
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -377,10 +379,11 @@ def test_some_gradients(wanted: int) -> None:
     expected = torch.autograd.grad(x @ layer.to_dense().T, chosen, pull)
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
     first, second, third = 60 * 2, 2 * 4 * 5 * 6, 2 * 6 * 5 * 7
-    count = sum(
-        macs for i, macs in enumerate((first, first, second, third)) if wanted >> i & 1
-    )
-    count += (first + second) * (wanted >> 2 > 0) + (second + third) * (wanted & 7 > 0)
+    again = first * (wanted >> 2 > 0) + second * (wanted >> 3 > 0)
+    back = first * (wanted & 1) + second * (wanted & 3 > 0) + third * (wanted & 7 > 0)
+    count = again + back
+    for i, macs in enumerate((first, second, third), start=1):
+        count += macs * (wanted >> i & 1)
     assert sum(flops.values()) == 2 * 20 * count
 
 
@@ -452,6 +455,27 @@ def test_transforms_are_left_to_the_plain_operations() -> None:
     gradient = torch.func.grad(lambda x: layer(x).sum())(x)
     torch.testing.assert_close(gradient, weight.sum(0).expand(3, -1))
     torch.testing.assert_close(torch.vmap(layer)(x), layer(x))
+    x.requires_grad_()
+    rows = [w.expand(3, -1) for w in torch.eye(35)]
+    (found,) = torch.autograd.grad(
+        layer(x), x, torch.stack(rows), is_grads_batched=True
+    )
+    torch.testing.assert_close(found, weight[:, None].expand(-1, 3, -1))
+
+
+def test_compiled_transforms_are_left_to_the_plain_operations() -> None:
+    layer: Any = small_class()()
+    x, ones = torch.randn(3, 24), torch.ones(3, 24)
+    weight = layer.to_dense().detach()
+
+    def compiled(function: Any) -> Any:
+        torch.compiler.reset()
+        return torch.compile(function, backend="eager", fullgraph=True)
+
+    tangent = compiled(lambda x: torch.func.jvp(layer, (x,), (ones,))[1])(x)
+    torch.testing.assert_close(tangent, weight.sum(1).expand(3, -1))
+    gradient = compiled(torch.func.grad(lambda x: layer(x).sum()))(x)
+    torch.testing.assert_close(gradient, weight.sum(0).expand(3, -1))
 
 
 def test_second_derivatives() -> None:
@@ -511,7 +535,7 @@ def test_the_operators_keep_the_rules_of_torch() -> None:
 
 def test_without_a_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
     made = native_class(case(BTT, g=4, a=6, f=5, r=2, e=6))
-    monkeypatch.setitem(vars(sys.modules[made.__module__]), "HAS_COMPILER", False)
+    monkeypatch.setitem(vars(sys.modules[made.__module__]), "COMPILER", [])
     _, flops = counted(lambda: made()(torch.randn(5, 24)))
     assert flops and not is_native(flops)
 
@@ -524,6 +548,46 @@ def test_a_compiler_that_fails(monkeypatch: pytest.MonkeyPatch) -> None:
         RuntimeError, match=r"cc does not compile the kernel:\n.*no-such"
     ):
         made()(torch.randn(5, 24))
+
+
+@pytest.mark.parametrize("script", ["exit 0", None], ids=["nothing", "no program"])
+def test_a_compiler_that_compiles_nothing(
+    script: str | None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    file = tmp_path / "cc"
+    file.write_text("no program" if script is None else f"#!/bin/sh\n{script}\n")
+    file.chmod(0o755)
+    made = native_class(case(BTT, g=4, a=6, f=5, r=2, e=10))
+    parts = vars(sys.modules[made.__module__])
+    monkeypatch.setitem(parts, "COMPILER", [str(file)])
+    with pytest.raises(RuntimeError, match="does not compile the kernel"):
+        made()(torch.randn(5, 24))
+
+
+@pytest.mark.parametrize(
+    ("value", "command"),
+    [
+        ("", ["cc"]),
+        ("./mine -O1", ["./mine", "-O1"]),
+        (" ", []),
+        ("'cc", []),
+        ("no-such-compiler", []),
+    ],
+)
+def test_which_compiler(
+    value: str,
+    command: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    """Where it is, since it runs in a folder of its own."""
+    (tmp_path / "mine").write_text("")
+    (tmp_path / "mine").chmod(0o755)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("CC", value)
+    found = vars(sys.modules[small_class().__module__])["_compiler"]()
+    assert len(found) == len(command) and found[1:] == command[1:]
+    assert all(os.path.isabs(one) and shutil.which(one) for one in found[:1])
 
 
 # Its text and its layouts

@@ -247,6 +247,21 @@ def test_weight_gradients_of_few_digits_are_summed_in_more() -> None:
         assert error < 4e-3
 
 
+def test_names_are_nothing_to_the_experts() -> None:
+    """Even where they are those of what is computed, or of Python's functions."""
+    text = "{ y[i] = x[i]*D[i, r]*NAME[i, r]  i = 16 r = 3  route r top 3 }"
+    found = []
+    for name in ("Q", "each_D", "grad_D", "space_D", "len"):
+        one = einc.parse("structure s " + text.replace("NAME", name))
+        torch.manual_seed(0)
+        module = one.module_class(16, 16, order="given")(dtype=torch.float64)
+        y = module(torch.randn(3, 16, dtype=torch.float64))
+        weights = [module.D, module.get_parameter(name)]
+        found.append([y, *torch.autograd.grad(y.square().sum(), weights)])
+    for other in found[1:]:
+        torch.testing.assert_close(other, found[0])
+
+
 def test_meta_device() -> None:
     made = einc.load("btt_moe").module_class(48, 64)
     module = made(device="meta")
@@ -389,6 +404,9 @@ def test_torch_func_maps_and_refuses_to_differentiate() -> None:
         torch.func.grad(loss)(parameters)
     with pytest.raises(RuntimeError, match="forward-mode"):
         torch.func.jvp(module, (x,), (x,))
+    compiled: Any = torch.compile(module, backend="eager")
+    with pytest.raises(RuntimeError, match="forward-mode"):
+        torch.func.jvp(compiled, (x,), (x,))
     for name in ("router", "A"):
         with torch.autograd.forward_ad.dual_level():
             dual = torch.autograd.forward_ad.make_dual(

@@ -13,6 +13,7 @@ import torch
 
 import einc
 from einc import compiler
+from einc.errors import UsageError
 from einc.nn.compile import module_class
 from einc.nn.tune import CHUNKS, tuned
 
@@ -75,6 +76,14 @@ def test_the_kernel_takes_part(place: int):
     assert module.native == (replace(native, least=(100, 100)) if place else None)
     without = "plain operations, which took less than the kernel in C"
     assert (module.figures[-1] == without) != bool(place)
+
+
+def test_a_compiler_that_fails(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("CC", "false")
+    report = einc.load("monarch").analyze(64, 64, tokens=100, certify=False)
+    native = compiler.module(report, kernels="native").native
+    with pytest.raises(UsageError, match="does not compile the kernel"):
+        tuned(report, native=native, times=fastest(0))
 
 
 def test_command(tmp_path: Path):

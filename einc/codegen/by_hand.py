@@ -189,4 +189,5 @@ def _statements(out: Writer, group: Iterable[Guarded]) -> None:
 def _condition(wanted: str, first: int, last: int) -> str:
     if first == last:
         return f"{wanted}[{first}]"
-    return f"any({wanted}[{'' if first == 0 else first}:{last + 1}])"
+    # Not `any`, which may be a factor's name.
+    return f"True in {wanted}[{'' if first == 0 else first}:{last + 1}]"

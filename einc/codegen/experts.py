@@ -46,6 +46,7 @@ ALIGNMENT = 8
 ARGUMENTS = frozenset(
     """
     x gates chosen grad n k r places tokens gate rows scaled chunk total torch nn math
+    len
     expert order ends incoming left right
     """.split()
 )
@@ -134,7 +135,7 @@ class ExpertsLowering:
         own, kept = self._axes(node.kept), self._axes(contraction.kept)
         order = self.outgoing if is_last else own
         name = node.name
-        while name in taken or name.startswith(("grad_", "space_")):
+        while name in taken or name.startswith(("grad_", "each_", "space_")):
             name = f"w_{name}"
         taken.add(name)
         return Step(

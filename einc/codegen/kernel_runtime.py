@@ -13,10 +13,10 @@ def _dtype(tensor: torch.Tensor) -> torch.dtype:
 
 def _is_transformed(*tensors: torch.Tensor) -> bool:
     """Whether torch.func or forward-mode differentiation asks, which operators refuse."""
+    if torch._C._are_functorch_transforms_active():
+        return True
     if torch.compiler.is_compiling():
         return False
     duals = [torch.autograd.forward_ad.unpack_dual(t) for t in tensors]
-    return torch._C._are_functorch_transforms_active() or any(
-        dual.tangent is not None for dual in duals
-    )
+    return any(dual.tangent is not None for dual in duals)
 '''

@@ -67,10 +67,13 @@ def _cast(*tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
 
 def _refuse_tangents(*tensors: torch.Tensor) -> None:
     """Forward-mode differentiation would find zeros: operators know backward alone."""
-    if torch.compiler.is_compiling():
-        return
-    duals = [torch.autograd.forward_ad.unpack_dual(t) for t in tensors]
-    if any(dual.tangent is not None for dual in duals):
+    forward_ad = torch.autograd.forward_ad
+    if torch.compiler.is_compiling():  # tensors tell it nothing then
+        found = forward_ad._current_level >= 0
+    else:
+        duals = [forward_ad.unpack_dual(t) for t in tensors]
+        found = any(dual.tangent is not None for dual in duals)
+    if found:
         raise RuntimeError("routed structures have no forward-mode derivative")
 
 

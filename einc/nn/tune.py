@@ -7,6 +7,7 @@ layouts and chunks, is chosen: parameters have the same names and shapes in all.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from statistics import median
@@ -18,7 +19,7 @@ from einc import compiler
 from einc.analysis.profile import Profile
 from einc.codegen.choices import Backward, Dtype
 from einc.codegen.nodes import Module, Native
-from einc.errors import InternalError
+from einc.errors import InternalError, UsageError
 from einc.nn.compile import module_class
 from einc.nn.machine import processor
 from einc.nn.timing import take_turns
@@ -43,7 +44,8 @@ def tuned(
 
     Layouts of all dtypes, with weights expanded or not, and a backward by autograd take
     turns, then chunks of several sizes, then the best of them and the `native` kernel.
-    Without another way to lower it, nothing is measured.
+    Without another way to lower it, nothing is measured. `UsageError` where the kernel
+    does not compile.
     """
     tokens = report.plan.tokens or 1
     kinds: tuple[Backward, ...] = (backward, "autograd")
@@ -96,12 +98,24 @@ def _distinct(ways: Iterable[Module]) -> Iterable[Module]:
             yield way
 
 
+def _check_compiler(built: Any) -> None:
+    """Raises `UsageError` where there is a C compiler, and it fails."""
+    if not sys.modules[built.__module__].COMPILER:
+        return
+    try:
+        built.KERNEL.compiled()
+    except RuntimeError as error:
+        raise UsageError(f"--tune with --kernels native: {error}") from error
+
+
 def _training(report: Profile, module: Module, dtype: Dtype) -> Callable[[], object]:
     """A forward with the gradients of x and of all parameters."""
     if report.figures is None:
         raise InternalError("tuning what was analysed without features")
     source = compiler.source(report.structure, [module])
     built: Any = module_class(source, module.name, report.figures.binding)
+    if module.native is not None:
+        _check_compiler(built)
     kind = getattr(torch, dtype)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)

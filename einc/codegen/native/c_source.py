@@ -124,9 +124,9 @@ def _backward(out: Writer, chain: Chain, steps: Steps) -> None:
         begin = f"memset(own, 0, {size} * sizeof(float));"
         with _each_block(out, block, space, begin, steps.end):
             steps.enter(out, backward=True)
-            out.line(f"if ({' || '.join(_gradients(products[1:]))})")
-            with braces(out):
-                for i in products[:-1]:
+            for i in products[:-1]:
+                out.line(f"if ({' || '.join(_gradients(products[i + 1 :]))})")
+                with braces(out):
                     steps.forward(out, i)
             for i in reversed(products):
                 out.line(f"if (gradients[{i}])")

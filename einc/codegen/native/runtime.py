@@ -22,8 +22,17 @@ from torch.utils.flop_counter import register_flop_formula
 """
 
 KERNEL = '''\
-COMPILER = shlex.split(os.environ.get("CC") or "cc")
-HAS_COMPILER = shutil.which(COMPILER[0]) is not None
+def _compiler() -> list[str]:
+    """The command of the C compiler, CC or cc, or nothing where there is none."""
+    try:
+        command = shlex.split(os.environ.get("CC") or "cc")
+    except ValueError:  # a quotation without end
+        return []
+    found = shutil.which(command[0]) if command else None
+    return [os.path.abspath(found), *command[1:]] if found else []
+
+
+COMPILER = _compiler()
 
 
 class _Kernel:
@@ -78,7 +87,7 @@ class _Kernel:
         """
         tensors = [x, *weights, *([] if bias is None else [bias])]
         trains = torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
-        if not HAS_COMPILER or torch.compiler.is_exporting():
+        if not COMPILER or torch.compiler.is_exporting():
             return False  # what is exported is to run elsewhere, for any batch
         if x.shape[0] < self.least[trains]:
             return False
@@ -90,8 +99,11 @@ class _Kernel:
         tensors = [t if t is None else t.to(self.dtype) for t in (x, bias, *weights)]
         return self.operator(*tensors)
 
-    def _compiled(self):
-        """The C as a library, for this processor; a compiler without OpenMP has a thread."""
+    def compiled(self):
+        """The C as a library, for this processor; a compiler without OpenMP has a thread.
+
+        RuntimeError where it does not compile.
+        """
         if self.library is None:
             command = [*COMPILER, "-O3", "-march=native", "-ffp-contract=fast"]
             # gcc 12 miscompiles strided loads with it, and vectors are written out.
@@ -99,20 +111,23 @@ class _Kernel:
             command += ["-shared", "-fPIC", "kernel.c", "-o", "kernel.so"]
             with tempfile.TemporaryDirectory() as folder:
                 Path(folder, "kernel.c").write_text(self.source)
-                for more in (["-fopenmp"], []):
-                    ended = subprocess.run(
-                        [*command, *more],
-                        check=False,
-                        cwd=folder,
-                        capture_output=True,
-                        text=True,
-                    )
-                    if ended.returncode == 0:
-                        break
-                else:
+                try:
+                    for more in (["-fopenmp"], []):
+                        ended = subprocess.run(
+                            [*command, *more],
+                            check=False,
+                            cwd=folder,
+                            capture_output=True,
+                            text=True,
+                        )
+                        if ended.returncode == 0:
+                            break
+                    else:
+                        raise OSError(ended.stderr)
+                    library = ctypes.CDLL(str(Path(folder, "kernel.so")))
+                except OSError as error:
                     message = f"{COMPILER[0]} does not compile the kernel:"
-                    raise RuntimeError(f"{message}\\n{ended.stderr}")
-                library = ctypes.CDLL(str(Path(folder, "kernel.so")))
+                    raise RuntimeError(f"{message}\\n{error}") from error
             for name in ("space_forward", "space_backward"):
                 library[name].restype = ctypes.c_long
             self.library = library  # last: other threads call what they find here
@@ -136,7 +151,7 @@ class _Kernel:
 
     def _call(self, name, x, *tensors):
         """A function of the C, and the memory that it asks for."""
-        library = self._compiled()
+        library = self.compiled()
         sizes = [ctypes.c_long(len(x)), ctypes.c_long(torch.get_num_threads())]
         floats = library[f"space_{name}"](*sizes)
         space = torch.empty(floats, dtype=torch.float32)
@@ -151,11 +166,11 @@ class _Kernel:
 
     def _flops_back(self, grad, x, weights, wanted, **_):
         """Those of both gradients of a product, and of what is computed again."""
-        *first, _ = self.multiplies
-        count = sum(first) * any(wanted[2:])
-        count += sum(self.multiplies[1:]) * any(wanted[:-1])
-        each = zip((first[0], *self.multiplies), wanted, strict=True)
-        return 2 * x[0] * (count + sum(macs for macs, is_wanted in each if is_wanted))
+        count = 0
+        for i, macs in enumerate(self.multiplies):
+            of_x, of_weight = any(wanted[: i + 1]), wanted[i + 1]
+            count += macs * (of_x + of_weight + any(wanted[i + 2 :]))
+        return 2 * x[0] * count
 
     @staticmethod
     def _save(ctx, inputs, output):
@@ -166,7 +181,8 @@ class _Kernel:
         x, *weights = ctx.saved_tensors
         of_x, of_bias, *of_weights = ctx.needs_input_grad
         wanted = [of_x, *of_weights]
-        if torch.is_grad_enabled():  # they will be differentiated again
+        # Operators have no rules for gradients of gradients, or for many at once.
+        if torch.is_grad_enabled() or _is_batched(grad):
             found = torch.func.vjp(self._plain, x, *weights)[1](grad)
         else:
             found = self.back(grad, x, weights, wanted)
@@ -179,6 +195,12 @@ class _Kernel:
         factors = [w.reshape(shape) for w, shape in zip(weights, others, strict=True)]
         y = torch.einsum(self.equation, x.reshape(-1, *first), *factors)
         return y.reshape(x.shape[0], -1)
+
+
+def _is_batched(tensor) -> bool:
+    """Whether it is of many gradients at once, as of `is_grads_batched`."""
+    kinds = torch._C._functorch
+    return kinds.is_legacy_batchedtensor(tensor) or kinds.is_batchedtensor(tensor)
 
 
 def _where(wanted, tensors):

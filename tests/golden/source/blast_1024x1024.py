@@ -230,20 +230,20 @@ class Blast1024x1024(nn.Module):
         if wanted[3]:
             dU = torch.bmm(z21, dy1)  # p, r, q
         dy2 = dy.reshape(-1, 4, 256).permute(1, 2, 0)  # p, q, n
-        if any(wanted[:3]):
+        if True in wanted[:3]:
             dz2 = torch.bmm(U, dy2)  # p, r, n
             dz21 = dz2.permute(1, 0, 2)  # r, p, n
         z11 = z1.permute(1, 2, 0)  # r, n, j
         if wanted[2]:
             dS = torch.bmm(dz21, z11)  # r, p, j
         S1 = S.permute(0, 2, 1)  # r, j, p
-        if any(wanted[:2]):
+        if True in wanted[:2]:
             dz1 = torch.bmm(S1, dz21)  # r, j, n
             dz11 = dz1.permute(1, 0, 2)  # j, r, n
         x2 = x.reshape(-1, 4, 256).permute(1, 0, 2)  # j, n, c
         if wanted[1]:
             dV = torch.bmm(dz11, x2)  # j, r, c
-        if any(wanted[:2]):
+        if True in wanted[:2]:
             dz12 = dz1.permute(1, 2, 0)  # j, n, r
         if wanted[0]:
             dx = torch.bmm(dz12, V)  # j, n, c

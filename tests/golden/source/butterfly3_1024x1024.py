@@ -231,7 +231,7 @@ class Butterfly31024x1024(nn.Module):
         if wanted[3]:
             dC = torch.bmm(z21, dy1)  # p*q, c, s
         dy2 = dy.reshape(-1, 64, 16).permute(1, 2, 0)  # p*q, s, n
-        if any(wanted[:3]):
+        if True in wanted[:3]:
             dz2 = torch.bmm(C, dy2)  # p*q, c, n
             # dz21: c*p, q, n
             dz21 = dz2.reshape(8, 8, 16, -1).permute(2, 0, 1, 3).reshape(128, 8, -1)
@@ -240,11 +240,11 @@ class Butterfly31024x1024(nn.Module):
         if wanted[2]:
             dB = torch.bmm(dz21, z11)  # c*p, q, b
         B1 = B.permute(0, 2, 1)  # c*p, b, q
-        if any(wanted[:2]):
+        if True in wanted[:2]:
             dz1 = torch.bmm(B1, dz21)  # c*p, b, n
         if wanted[1]:
             x2 = x.reshape(-1, 8, 128).permute(2, 0, 1).contiguous()  # b*c, n, a
-        if any(wanted[:2]):
+        if True in wanted[:2]:
             # dz11: b*c, p, n
             dz11 = dz1.reshape(16, 8, 8, -1).permute(2, 0, 1, 3).reshape(128, 8, -1)
         if wanted[1]:

@@ -229,7 +229,7 @@ class Butterfly364x96(nn.Module):
         if wanted[3]:
             dC = torch.bmm(z21, dy1)  # p*q, c, s
         dy2 = dy.reshape(-1, 24, 4).permute(1, 2, 0)  # p*q, s, n
-        if any(wanted[:3]):
+        if True in wanted[:3]:
             dz2 = torch.bmm(C, dy2)  # p*q, c, n
             # dz21: c*p, q, n
             dz21 = dz2.reshape(4, 6, 4, -1).permute(2, 0, 1, 3).reshape(16, 6, -1)
@@ -238,11 +238,11 @@ class Butterfly364x96(nn.Module):
         if wanted[2]:
             dB = torch.bmm(dz21, z11)  # c*p, q, b
         B1 = B.permute(0, 2, 1)  # c*p, b, q
-        if any(wanted[:2]):
+        if True in wanted[:2]:
             dz1 = torch.bmm(B1, dz21)  # c*p, b, n
         if wanted[1]:
             x2 = x.reshape(-1, 4, 16).permute(2, 0, 1).contiguous()  # b*c, n, a
-        if any(wanted[:2]):
+        if True in wanted[:2]:
             # dz11: b*c, p, n
             dz11 = dz1.reshape(4, 4, 4, -1).permute(2, 0, 1, 3).reshape(16, 4, -1)
         if wanted[1]:

@@ -203,7 +203,7 @@ class Kronecker1024x1024(nn.Module):
         if wanted[2]:
             dB = z2 @ dy1  # k, q
         B1 = B.permute(1, 0)  # q, k
-        if any(wanted[:2]):
+        if True in wanted[:2]:
             dz = dy1 @ B1  # n*p, k
             dz1 = dz.reshape(-1, 32, 32).permute(1, 0, 2).reshape(32, -1)  # p, n*k
         # x2: n*k, j

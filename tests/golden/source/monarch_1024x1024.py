@@ -210,13 +210,13 @@ class Monarch1024x1024(nn.Module):
         if wanted[2]:
             dB = torch.bmm(z2, dy1)  # f, g, e
         dy2 = dy.reshape(-1, 32, 32).permute(1, 2, 0)  # f, e, n
-        if any(wanted[:2]):
+        if True in wanted[:2]:
             dz = torch.bmm(B, dy2)  # f, g, n
             dz1 = dz.permute(1, 0, 2)  # g, f, n
         x2 = x.reshape(-1, 32, 32).permute(1, 0, 2)  # g, n, a
         if wanted[1]:
             dA = torch.bmm(dz1, x2)  # g, f, a
-        if any(wanted[:2]):
+        if True in wanted[:2]:
             dz2 = dz.permute(1, 2, 0)  # g, n, f
         if wanted[0]:
             dx = torch.bmm(dz2, A)  # g, n, a
