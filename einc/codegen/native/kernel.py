@@ -10,6 +10,7 @@ import hashlib
 import math
 from collections.abc import Iterable
 from string import ascii_letters
+from typing import NamedTuple
 
 from einc.analysis.profile import Profile
 from einc.codegen import kernel_runtime
@@ -41,17 +42,32 @@ from einc.codegen.writer import Writer
 SHARED: dict[Dtype, str] = {"float32": FLOAT32, "bfloat16": PAIRS + BFLOAT16}
 """The C that kernels for a dtype share, behind what all have."""
 
+
+class Worth(NamedTuple):
+    """Tokens of a call that are worth the kernel, without gradients and with them.
+
+    `for_weights` of tokens' values make up for one of a weight: each thread puts it in
+    place, and has a gradient of its own of it.
+    """
+
+    forward: int
+    training: int
+    for_weights: float
+
+
+WORTH: dict[Dtype, tuple[Worth, Worth]] = {
+    "float32": (Worth(256, 256, 8), Worth(1, 128, 2)),
+    "bfloat16": (Worth(16, 16, 2), Worth(1, 1, 0.5)),
+}
+"""With up to two products, and with more, between which plain operations copy: as was
+measured beside these.
+"""
+LARGE_MATRIX = 1 << 14
+"""Values of one that plain operations multiply in bfloat16 as well as in float32."""
 FITTING = 1 << 17
 """Values of weights that a core's cache has room for."""
-LEAST: dict[Dtype, tuple[int, int]] = {"float32": (256, 256), "bfloat16": (16, 64)}
-"""Tokens of a call with such weights, without gradients and with them: for fewer, plain
-operations take less, as was measured."""
-MORE = (256, 256)
-"""The same with larger weights."""
-FOR_WEIGHTS = 8
-"""How many values of tokens make up for one of a weight, of which each thread has a
-gradient of its own.
-"""
+WITH_MORE = 64
+"""Tokens without gradients that are worth it with more weights than that."""
 
 
 def native_kernel(profile: Profile, dtype: Dtype) -> Native | None:
@@ -94,11 +110,19 @@ def _steps(chain: Chain, dtype: Dtype) -> Steps:
 
 def _least(chain: Chain, dtype: Dtype) -> tuple[int, int]:
     """Tokens of a call that is worth the kernel, without gradients and with them."""
-    values = sum(chain.counts)
-    forward, training = LEAST[dtype] if values <= FITTING else MORE
+    if dtype == "bfloat16" and _has_large_matrix(chain):
+        dtype = "float32"
+    values, is_long = sum(chain.counts), len(chain.weights) > 2
+    forward, training, for_weights = WORTH[dtype][is_long]
+    if values > FITTING and not is_long:
+        forward = max(forward, WITH_MORE)
     features = chain.features(0) + chain.features(-1)
-    tokens = FOR_WEIGHTS * values // features
+    tokens = int(for_weights * values / features)
     return forward, max(training, 1 << (tokens - 1).bit_length() if tokens else 0)
+
+
+def _has_large_matrix(chain: Chain) -> bool:
+    return max(in_matrices(chain).matrices(chain.sizes)) > LARGE_MATRIX
 
 
 def _multiplies(chain: Chain, i: int) -> int:

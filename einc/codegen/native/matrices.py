@@ -62,6 +62,10 @@ class InMatrices:
     forward: Way
     back: Way
 
+    def matrices(self, sizes: Sizes) -> list[int]:
+        """The values of one matrix of each product."""
+        return [extent((*one.taken, *one.given), sizes) for one in self.roles]
+
 
 def in_matrices(chain: Chain) -> InMatrices:
     """Its products as matrices."""
