@@ -26,6 +26,11 @@ OperandLayout = Literal["n", "t"]
 LAYOUTS = ("nn", "nt", "tn", "tt")
 """Of the two operands of a matrix product."""
 
+ITEMSIZE = {"float32": 4, "bfloat16": 2}
+"""Bytes of a value."""
+MOST = 1e25
+"""Rates a second and seconds beyond that, either way, are damage."""
+
 Sizes = tuple[int, ...]
 
 
@@ -62,12 +67,14 @@ class Machine:
     @classmethod
     def from_json(cls, found: Mapping[str, Any]) -> Machine:
         rates = found["matmul_flops_per_second"].items()
+        if found["device"] not in DEVICES:
+            raise ValueError("another device")
         return cls(
-            str(found["device"]),
-            str(found["processor"]),
+            found["device"],
+            _text(found["processor"]),
             int(found["threads"]),
-            str(found["torch"]),
-            str(found["allocator"]),
+            _text(found["torch"]),
+            _text(found["allocator"]),
             {str(dtype): _positive(rate) for dtype, rate in rates},
             _positive(found["copy_bytes_per_second"]),
             _positive(found["launch_seconds"]),
@@ -127,6 +134,8 @@ class Table:
         rates = {tuple(int(n) for n in sizes): _positive(rate) for *sizes, rate in rows}
         table = cls(rates)
         lengths = {len(sizes) for sizes in rates}
+        if any(size < 1 for sizes in rates for size in sizes):
+            raise ValueError("a size below 1")
         # The smallest sizes are where a look for a measured rate ends.
         if lengths != {count} or tuple(a[0] for a in table._axes) not in rates:
             raise ValueError("a table without its smallest sizes")
@@ -233,12 +242,15 @@ class Calibration:
             {int(size): _positive(rate) for size, rate in fresh[name]}
             for name in ("alone", "together")
         )
+        machine = Machine.from_json(found["machine"])
+        rates = {
+            dtype: Rates.from_json(rates) for dtype, rates in found["dtypes"].items()
+        }
+        if not rates or not rates.keys() <= ITEMSIZE.keys() & machine.matmul.keys():
+            raise ValueError("dtypes of another version")
         return cls(
-            Machine.from_json(found["machine"]),
-            {
-                str(dtype): Rates.from_json(rates)
-                for dtype, rates in found["dtypes"].items()
-            },
+            machine,
+            rates,
             alone,
             together,
             Overheads(
@@ -273,9 +285,15 @@ def _at_step(rates: Mapping[int, float], size: int) -> float:
 
 def _positive(value: Any, or_zero: bool = False) -> float:
     number = float(value)
-    if not (0 < number < math.inf or (or_zero and number == 0)):
+    if not (1 / MOST < number < MOST or (or_zero and number == 0)):
         raise ValueError("no rate")
     return number
+
+
+def _text(value: Any) -> str:
+    if not (isinstance(value, str) and value.isprintable()):
+        raise ValueError("no text")
+    return value
 
 
 # Where they are kept

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from typing import Annotated
 
@@ -21,7 +22,7 @@ from einc.commands import (
     search,
     taxonomy,
 )
-from einc.output import print_text
+from einc.output import print_text, reporting
 
 app = typer.Typer(
     name="einc",
@@ -51,6 +52,10 @@ for name, command, summary in (
 
 def main() -> None:
     """The entry point."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # What specs, modules and tables are in, whatever the locale; paths as they are.
+            stream.reconfigure(encoding="utf-8", errors="surrogateescape")
     # To the parser of options, `-::name` would be an option.
     given = [
         a.replace("-", specs.STDIN, 1) if a.startswith("-::") else a
@@ -61,7 +66,8 @@ def main() -> None:
 
 def _version(wanted: bool) -> None:
     if wanted:
-        print_text(f"einc {__version__}\n")
+        with reporting():
+            print_text(f"einc {__version__}\n")
         raise typer.Exit
 
 

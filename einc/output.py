@@ -61,6 +61,8 @@ def diagnostics_document(diagnostics: Sequence[Diagnostic]) -> dict[str, Any]:
 
 def print_text(text: str) -> None:
     """Prints a result as it is."""
+    if sys.stdout is None:
+        raise UsageError("cannot write the output: standard output is closed")
     try:
         sys.stdout.write(text)
         sys.stdout.flush()
@@ -89,7 +91,8 @@ def show(
 
     from rich.console import Console
 
-    plain = no_color or bool(os.environ.get("NO_COLOR")) or not sys.stdout.isatty()
+    is_terminal = sys.stdout is not None and sys.stdout.isatty()
+    plain = no_color or bool(os.environ.get("NO_COLOR")) or not is_terminal
     plain = plain or os.environ.get("TERM") in ("dumb", "unknown")
     text = io.StringIO()
     if plain:
@@ -171,6 +174,11 @@ def _mode(target: Path) -> int:
 
 def check_free(path: Path, force: bool) -> None:
     """Raises `UsageError` where `write_file` would not write."""
+    folder = Path(os.path.realpath(path)).parent
+    if not folder.is_dir():
+        raise UsageError(f"cannot write `{path}`: there is no folder `{folder}`")
+    if not os.access(folder, os.W_OK):
+        raise UsageError(f"cannot write `{path}`: `{folder}` is read-only")
     if os.path.exists(path):
         if not os.path.isfile(path):
             raise UsageError(f"cannot write `{path}`: it is not a file")

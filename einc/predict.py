@@ -13,7 +13,7 @@ from typing import Any, Literal, assert_never, get_args
 
 from einc import compiler
 from einc.analysis.profile import Profile
-from einc.calibration import Calibration, Rates
+from einc.calibration import ITEMSIZE, Calibration, Rates
 from einc.codegen.choices import Dtype
 from einc.codegen.operations import Work, linear, work
 from einc.codegen.recorder import (
@@ -32,7 +32,6 @@ from einc.times import crossover, faster
 Pass = Literal["forward", "training"]
 Bound = Literal["arithmetic", "bytes", "launches"]
 
-ITEMSIZE = {"float32": 4, "bfloat16": 2}
 SHOWN = (1, 16, 256, 2048)
 """Tokens a call."""
 SEARCHED = tuple(1 << i for i in range(15))

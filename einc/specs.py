@@ -32,6 +32,8 @@ def read(path: str) -> Source:
     name = STDIN if path == "-" else path
     try:
         if name == STDIN:
+            if sys.stdin is None:
+                raise UsageError("cannot read `-`: standard input is closed")
             data = sys.stdin.buffer.read(parser.MAX_BYTES + 1)
         else:
             with open(path, "rb") as file:

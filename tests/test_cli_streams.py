@@ -109,6 +109,44 @@ def test_a_full_disk():
     assert ended.stderr == b"error: cannot write the output: No space left on device\n"
 
 
+@pytest.mark.parametrize("options", [("--version",), ("taxonomy", "--csv"), ("list",)])
+def test_a_closed_output(options: tuple[str, ...]):
+    ended = subprocess.run(
+        ("sh", "-c", 'exec "$@" >&-', "sh", *COMMAND, *options),
+        stderr=subprocess.PIPE,
+        env=environment(),
+        check=False,
+    )
+    assert ended.returncode == 2
+    told = b"error: cannot write the output: standard output is closed\n"
+    assert ended.stderr == told
+
+
+def test_a_closed_input():
+    ended = subprocess.run(
+        ("sh", "-c", 'exec "$@" <&-', "sh", *COMMAND, "fmt", "-"),
+        capture_output=True,
+        env=environment(),
+        check=False,
+    )
+    assert (ended.returncode, ended.stdout) == (2, b"")
+    assert ended.stderr == b"error: cannot read `-`: standard input is closed\n"
+
+
+def test_output_is_in_utf8_whatever_the_locale():
+    text = "# \u2202y = \u03c3 x\nstructure s {\n  y[o] = x[i] * W[i, o]\n}\n".encode()
+    for command in (("fmt", "-"), ("list",)):
+        ended = subprocess.run(
+            (*COMMAND, *command),
+            input=text,
+            capture_output=True,
+            env=environment() | {"PYTHONIOENCODING": "latin-1"},
+            check=False,
+        )
+        assert (ended.returncode, ended.stderr) == (0, b"")
+        assert ended.stdout == text if command[0] == "fmt" else ended.stdout.decode()
+
+
 def test_an_interrupt_is_quiet():
     process = subprocess.Popen(
         (*COMMAND, "analyze", "-"),

@@ -415,10 +415,14 @@ def test_what_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         calibration.save(FLAT)
 
 
+CEILINGS, COPIES = "matmul_flops_per_second", "copy_bytes_per_second"
+
+
 def damages() -> dict[str, str]:
     whole = FLAT.to_json()
     products = {"products_flops_per_second": {"nn": [[1, 1, 1, 1, 1e9]]}}
-    first = whole["dtypes"]["float32"]
+    first, machine = whole["dtypes"]["float32"], whole["machine"]
+    overheads = whole["overheads_seconds"]
     changes: dict[str, Any] = {
         "schema": {"schema": "einc.calibration/2"},
         "a part": {"overheads_seconds": {}},
@@ -427,6 +431,15 @@ def damages() -> dict[str, str]:
         "no number": {"machine": {**whole["machine"], "launch_seconds": float("nan")}},
         "no table": {"dtypes": {"float32": {**first, "copy_bytes_per_second": []}}},
         "a list": {"dtypes": []},
+        "no dtypes": {"dtypes": {}},
+        "a dtype of tomorrow": {"dtypes": {"float32": first, "float64": first}},
+        "a dtype without ceiling": {
+            "machine": {**machine, CEILINGS: {"bfloat16": 1e9}}
+        },
+        "a device of tomorrow": {"machine": {**machine, "device": "tpu"}},
+        "control codes": {"machine": {**machine, "processor": "\x1b[31mred"}},
+        "no size": {"dtypes": {"float32": {**first, COPIES: [[0, 1e9], [9, 1e9]]}}},
+        "no seconds": {"overheads_seconds": dict.fromkeys(overheads, 1e308)},
     }
     found = {name: json.dumps({**whole, **change}) for name, change in changes.items()}
     return {**found, "no JSON": "{", "nothing": "", "another": "[]", "bytes": "\ufffd"}

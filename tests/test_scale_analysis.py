@@ -590,6 +590,19 @@ def test_a_bound_is_of_a_loss_that_all_seeds_ahead_reach():
     assert compared(behind, ahead) == Bound("at most", pytest.approx(0.01), 1.5, 2)
 
 
+def test_one_loss_in_common_is_enough():
+    point = Frontier((Curve.of(8, [10], [2.0]),))
+    line = Frontier((Curve.of(8, [1, 100], [3.0, 1.0]),))
+    for one, other, factor in ((point, line, 1.0), (line, point, 1.0)):
+        found = compared({0: one}, {0: other})
+        assert isinstance(found, Multiplier) and found.losses == (2.0, 2.0)
+        assert found.mean.mean == pytest.approx(factor)
+    dearer = Frontier((Curve.of(8, [40], [2.0]),))
+    found = compared({0: dearer}, {0: line})
+    assert isinstance(found, Multiplier)
+    assert found.mean.mean == pytest.approx(1 / 4)
+
+
 def test_a_bound_counts_what_was_spent_in_vain():
     ahead = {0: Frontier((Curve.of(8, [1], [1.0]),))}
     behind = {0: Frontier((Curve.of(8, [10, 20, 70], [3.0, 2.0, 2.5]),))}
@@ -829,8 +842,10 @@ def test_one_width(study: Study):
     assert isinstance(found, Multiplier)
     assert found.mean.mean == pytest.approx(2, rel=1e-3)
     assert "widest over this share of the range: btt against dense 0%" in written
-    # One size a contestant, of one loss: no range.
-    assert isinstance(summary(results, "m").size["dense"], Untold)
+    # One size a contestant, of one loss.
+    of_size = summary(results, "m").size["dense"]
+    assert isinstance(of_size, Multiplier)
+    assert of_size.mean == of_size.at_lowest and of_size.mean.mean == 1.0
 
 
 def test_a_missing_baseline(study: Study):

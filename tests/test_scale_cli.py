@@ -90,6 +90,38 @@ def test_ctrl_c_ends_quietly_and_leaves_what_can_go_on(tmp_path: Path) -> None:
     assert before.items() <= after.items()
 
 
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="needs /proc")
+def test_workers_end_with_a_process_that_is_killed(tmp_path: Path) -> None:
+    command = f"scale btt {TINY} --steps 100000 -o study --workers 1"
+    started = subprocess.Popen(
+        (*COMMAND, *command.replace("--steps 12 ", "").split()),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        cwd=tmp_path,
+        env=environment(),
+    )
+    listed = Path(f"/proc/{started.pid}/task/{started.pid}/children")
+    until = time.monotonic() + 60
+    children: list[str] = []
+    while len(children) < 2 and time.monotonic() < until:  # and a tracker of resources
+        children = listed.read_text().split()
+        time.sleep(0.01)
+    time.sleep(0.5)
+    started.kill()
+    started.wait()
+    assert len(children) == 2
+    while any(map(alive, children)) and time.monotonic() < until:
+        time.sleep(0.05)
+    assert not any(map(alive, children))
+
+
+def alive(process: str) -> bool:
+    try:
+        return Path(f"/proc/{process}/stat").read_text().split()[2] != "Z"
+    except FileNotFoundError:
+        return False
+
+
 @pytest.mark.parametrize(
     ("command", "message"),
     [

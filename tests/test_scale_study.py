@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from einc.errors import SpecError, UsageError
-from einc.scale import budget, job, tuning
+from einc.scale import budget, contestants, tuning
 from einc.scale.contestants import Contestant, check_names, named
 from einc.scale.job import Job, Result
 from einc.scale.settings import Given, Settings, settings
@@ -66,9 +66,10 @@ class Runner:
 
 
 def go_on(folder: Path, runner: Runner, asked: Given = SMALL) -> Study:
-    study = Study(settings(asked, load(folder)), folder)
-    study.prepare()
-    study.go_on(runner, 2, lambda *_: None, lambda _: None)
+    before = load(folder)
+    study = Study(settings(asked, before), folder)
+    with study.prepared(before):
+        study.go_on(runner, 2, lambda *_: None, lambda _: None)
     return study
 
 
@@ -108,6 +109,7 @@ def test_the_best_rate_goes_to_all_widths_and_seeds(tmp_path: Path) -> None:
         "seed": 1,
         "stage": "run",
         "lr": 2.0**-10,
+        "digest": next(one for one in runs if one.name == "btt-16-1").digest,
         **result(next(one for one in runs if one.name == "btt-16-1")),
     }
 
@@ -323,6 +325,15 @@ def test_names_and_arguments() -> None:
     check_names(found)
 
 
+def test_names_that_files_do_not_tell_apart() -> None:
+    for one, other in (("s(y_z=2)", "s_y(z=2)"), ("btt", "BTT")):
+        with pytest.raises(UsageError, match="two contestants are called"):
+            check_names([Contestant(one), Contestant(other)])
+    long = Contestant("s" * 260 + "a"), Contestant("s" * 260 + "b")
+    check_names(long)
+    assert all(len(contestants.safe(one.name)) < 200 for one in long)
+
+
 def test_settings_survive_json() -> None:
     found = settings(replace(SMALL, specs=["btt(rank=2)", "btt_moe"], minutes=None))
     assert Settings.from_json(json.loads(json.dumps(found.to_json()))) == found
@@ -362,6 +373,106 @@ def test_a_changed_structure_is_another_study(tmp_path: Path) -> None:
         go_on(tmp_path / "study", Runner(0), asked)
 
 
+def test_until_the_steps_are_chosen_time_and_seeds_may_change(tmp_path: Path) -> None:
+    timed = replace(SMALL, steps=None, minutes=0.1)
+    with pytest.raises(KeyboardInterrupt):
+        go_on(tmp_path, Runner(3), timed)
+    more = replace(timed, minutes=60.0, seeds=1)
+    again = Runner()
+    go_on(tmp_path, again, more)
+    assert again.done and len([one for one in again.done if one.stage == "time"]) == 3
+    with pytest.raises(UsageError, match=r"the minutes 60\.0, not 30\.0"):
+        go_on(tmp_path, Runner(), replace(more, minutes=30.0))
+
+
+def test_a_result_of_other_settings_is_refused(tmp_path: Path) -> None:
+    go_on(tmp_path, Runner())
+    (tmp_path / "study.json").unlink()
+    with pytest.raises(
+        UsageError, match=r"dense-8-0\.json` is not the result of its job"
+    ):
+        go_on(tmp_path, Runner(), replace(SMALL, specs=["btt"], lr=0.5, depth=5))
+
+
+def test_one_process_at_a_time(tmp_path: Path) -> None:
+    first = Study(settings(SMALL), tmp_path)
+    second = Study(settings(replace(SMALL, depth=4)), tmp_path)
+    with first.prepared():
+        with pytest.raises(UsageError, match="another process is at work"):
+            second.prepared().__enter__()
+        before = load(tmp_path)
+    with pytest.raises(UsageError, match="another process began a study"):
+        second.prepared().__enter__()
+    assert load(tmp_path) == before
+
+
+def test_another_torch_is_another_study(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    go_on(tmp_path, Runner())
+    monkeypatch.setattr("torch.__version__", "1.0")
+    with pytest.raises(UsageError, match="begun with torch 2"):
+        load(tmp_path)
+
+
+DAMAGE: list[dict[str, Any]] = [
+    {"depth": "x"},
+    {"depth": 0},
+    {"widths": "abc"},
+    {"widths": [8.5]},
+    {"widths": []},
+    {"seeds": {}},
+    {"seeds": {"dense": "x"}},
+    {"steps": None, "minutes": None},
+    {"steps": -5},
+    {"task": {"kind": "foo", "file": "", "sha256": ""}},
+    {"device": "tpu"},
+    {"experts": -1},
+    {"lr": math.nan},
+    {"threads": 0},
+    {"rates": {"dense": -1}},
+    {"contestants": []},
+]
+
+
+@pytest.mark.parametrize("damage", DAMAGE, ids=str)
+def test_damaged_settings(tmp_path: Path, damage: dict[str, Any]) -> None:
+    go_on(tmp_path, Runner())
+    study = tmp_path / "study.json"
+    study.write_text(json.dumps(json.loads(study.read_text()) | damage))
+    with pytest.raises(UsageError, match="not the description of a study"):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"text": "structure a { y[o] = x[i] * W[i, o] } " * 2},
+        {"arguments": {"r": "1/0"}},
+    ],
+    ids=str,
+)
+def test_damaged_structures(tmp_path: Path, damage: dict[str, Any]) -> None:
+    go_on(tmp_path, Runner())
+    study = tmp_path / "study.json"
+    found = json.loads(study.read_text())
+    found["contestants"][-1] |= damage
+    study.write_text(json.dumps(found))
+    with pytest.raises((UsageError, SpecError)):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize("key", ["status", "log", "seconds", "digest"])
+def test_results_without_a_part(tmp_path: Path, key: str) -> None:
+    go_on(tmp_path, Runner())
+    done = tmp_path / "jobs" / "btt-8-0.json"
+    found = json.loads(done.read_text())
+    del found[key]
+    done.write_text(json.dumps(found))
+    with pytest.raises(UsageError, match="remove it"):
+        go_on(tmp_path, Runner())
+
+
 def test_damaged_files(tmp_path: Path) -> None:
     go_on(tmp_path, Runner())
     done = tmp_path / "jobs" / "btt-8-0.json"
@@ -394,7 +505,7 @@ def test_names_of_files_are_their_own() -> None:
     ]
     names = [one.name for one in different]
     assert len(set(names)) == len(names)
-    assert all(job.safe(name) == name and "/" not in name for name in names)
+    assert all(contestants.safe(name) == name and "/" not in name for name in names)
 
 
 # Processes

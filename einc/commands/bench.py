@@ -124,7 +124,7 @@ def bench(
                 raise UsageError("--calibrate measures the machine: name no SPEC")
             _calibrated(device, as_json, no_color)
             return
-        from einc import bench_report, calibration, plots
+        from einc import bench_report, plots
 
         chosen = asked.structure(spec, expr, define, route)
         reports = _reports(chosen, d_in, d_out, sorted(set(tokens or TOKENS)))
@@ -136,7 +136,7 @@ def bench(
             check_free(plot, force)
         dtypes = list(dict.fromkeys(dtype or [Dtype.float32]))
         kinds = list(dict.fromkeys(passes or Pass))
-        known = calibration.stored(device.value)
+        known = _known(device)
         machine, rows, interrupted = _measured(
             reports, dtypes, kinds, device, compiled, beside or [], kernels, known
         )
@@ -155,6 +155,17 @@ def bench(
             warn(report.warnings)
         if interrupted:
             raise typer.Exit(INTERRUPTED)
+
+
+def _known(device: options.Device) -> Calibration | None:
+    """The stored calibration; a damaged one is told, and is as good as none."""
+    from einc import calibration
+
+    try:
+        return calibration.stored(device.value)
+    except UsageError as error:
+        print(f"note: no predictions: {error}", file=sys.stderr)
+        return None
 
 
 def _calibrated(device: options.Device, as_json: bool, no_color: bool) -> None:

@@ -193,8 +193,8 @@ def scale(
         wanted = settings(given, stored)
         _check_device(options.Device(wanted.device), ray)
         study = Study(wanted, folder)
-        study.prepare()
-        _train(study, count, ray)
+        with study.prepared(stored):
+            _train(study, count, ray)
         found = results.load(folder)
         write_file(folder / REPORT, report.markdown(found), force=True)
         if plot is not None:

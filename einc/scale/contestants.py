@@ -7,6 +7,8 @@ layers and profiles at a shape.
 
 from __future__ import annotations
 
+import hashlib
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -31,6 +33,8 @@ TOP = 2
 """The experts that a token takes of those of the baselines."""
 EXPANSION = 4
 """Features between the layers of an MLP block, over the width."""
+LONGEST = 150
+"""Letters of a file's name."""
 EXPERTS = "experts"
 """The parameter by which structures of the library call the number of experts."""
 
@@ -133,17 +137,30 @@ def named(
     return found
 
 
+def safe(name: str) -> str:
+    """A name without what a file system or a shell may mind, and not too long.
+
+    >>> safe("btt(rank=2)-64-0")
+    'btt_rank=2-64-0'
+    """
+    found = re.sub(r"[^A-Za-z0-9_.=-]+", "_", name.replace(")", ""))
+    if len(found) <= LONGEST:
+        return found
+    return f"{found[:LONGEST]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+
+
 def check_names(contestants: Iterable[Contestant]) -> None:
-    """Raises `UsageError` where two have one name."""
+    """Raises `UsageError` where two have one name, or files would."""
     names: set[str] = set()
     for contestant in contestants:
-        if contestant.name in names:
+        name = safe(contestant.name).casefold()
+        if name in names:
             raise UsageError(
                 f"two contestants are called `{contestant.name}`: "
                 f"{DENSE}, {FFN_MOE} and {MOE_EVERYWHERE} are always there, and others "
                 "are told apart by name and arguments, as in `btt(rank=2)`"
             )
-        names.add(contestant.name)
+        names.add(name)
 
 
 def _split(text: str) -> tuple[str, dict[str, Fraction]]:

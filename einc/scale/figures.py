@@ -80,7 +80,7 @@ def _draw_flops(
 ) -> None:
     name, color = summary.contestant.name, look["color"]
     for run in results.runs:
-        if run.contestant == name:
+        if run.contestant == name and run.losses:
             axes.plot(run.flops, run.losses, color=color, linewidth=0.4, alpha=0.4)
     line = _mean(by_flops(results, name))
     if line is None:

@@ -6,15 +6,17 @@ whole when the job is done, or `NAME.failed.json` with what went wrong.
 
 from __future__ import annotations
 
+import hashlib
 import json
+import math
 import os
-import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from einc.errors import UsageError
-from einc.scale.contestants import Contestant
+from einc.scale.contestants import Contestant, safe
 from einc.scale.tasks import Source
 
 SCHEMA = "einc.scale-job/1"
@@ -55,23 +57,23 @@ class Job:
             parts.append(f"{self.lr:.3g}")
         return safe("-".join(parts))
 
-
-def safe(name: str) -> str:
-    """A name without what a file system or a shell may mind.
-
-    >>> safe("btt(rank=2)-64-0")
-    'btt_rank=2-64-0'
-    """
-    return re.sub(r"[^A-Za-z0-9_.=-]+", "_", name.replace(")", ""))
+    @property
+    def digest(self) -> str:
+        """Of all that its numbers depend on: files of other jobs have another."""
+        return hashlib.sha256(repr(self).encode()).hexdigest()[:16]
 
 
 def read(folder: Path, job: Job) -> Result | None:
-    """The result of a job that is done. Raises `UsageError` for a damaged file."""
+    """The result of a job that is done.
+
+    Raises `UsageError` for a damaged file, and for that of another job.
+    """
     path = folder / FOLDER / f"{job.name}.json"
     try:
         found = json.loads(path.read_bytes())
-        if found["schema"] != SCHEMA or found["lr"] != job.lr:
+        if found["schema"] != SCHEMA or found["digest"] != job.digest:
             raise ValueError
+        _check(found)
     except FileNotFoundError:
         return None
     except OSError as error:
@@ -79,6 +81,18 @@ def read(folder: Path, job: Job) -> Result | None:
     except (LookupError, TypeError, ValueError, RecursionError):
         raise UsageError(f"`{path}` is not the result of its job; remove it") from None
     return dict(found)
+
+
+def _check(found: Mapping[str, Any]) -> None:
+    """Raises LookupError, TypeError or ValueError where studies would stumble."""
+    if found["status"] not in ("finished", "diverged"):
+        raise ValueError
+    losses = [float(loss) for loss in found["log"]["loss"]]
+    if found["status"] == "finished" and not losses:
+        raise ValueError
+    for name in ("seconds", "seconds_per_step", "seconds_per_loss"):
+        if not 0 <= found[name] < math.inf:
+            raise ValueError
 
 
 def write(folder: Path, job: Job, result: Result) -> None:
@@ -90,6 +104,7 @@ def write(folder: Path, job: Job, result: Result) -> None:
         "seed": job.seed,
         "stage": job.stage,
         "lr": job.lr,
+        "digest": job.digest,
         **result,
     }
     failed = _failed(folder, job)

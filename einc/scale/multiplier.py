@@ -154,8 +154,10 @@ def compared(contestant: Frontiers, baseline: Frontiers) -> Comparison:
     both = [frontier for pair in pairs for frontier in pair]
     low = max(frontier.lowest for frontier in both)
     high = min(frontier.highest for frontier in both)
-    if low >= high:
+    if low > high:
         return _bound(pairs)
+    if low == high:
+        return _at(pairs, low)
     losses = _grid(both, low, high)
     logs = np.log([[of.cost(losses) for of in pair] for pair in pairs])
     ratios = logs[:, 1] - logs[:, 0]  # seed, loss
@@ -173,6 +175,15 @@ def compared(contestant: Frontiers, baseline: Frontiers) -> Comparison:
         losses=(low, high),
         inside=float(np.mean(inside @ weights)),
     )
+
+
+def _at(pairs: Sequence[tuple[Frontier, Frontier]], loss: float) -> Multiplier:
+    """At the one loss that all of them reach."""
+    at = np.array([loss])
+    ratios = [float(np.log(other.cost(at) / one.cost(at))[0]) for one, other in pairs]
+    found = Estimate.of_logarithms(ratios)
+    inside = [one.is_inside(at) & other.is_inside(at) for one, other in pairs]
+    return Multiplier(found, found, (loss, loss), float(np.mean(inside)))
 
 
 def _grid(frontiers: Sequence[Frontier], low: float, high: float) -> Array:

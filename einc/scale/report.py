@@ -73,8 +73,8 @@ def _contestant(summary: Summary) -> Row:
         summary.contestant.name,
         ", ".join(map(str, widths)) or "none",
         str(len(summary.seeds)),
-        total,
-        active if active != total else "all",
+        total or "-",
+        active if active != total else "all" if total else "-",
         told.estimate(summary.best) if summary.best else "-",
     ]
 

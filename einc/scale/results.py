@@ -47,6 +47,8 @@ from einc.errors import UsageError
 
 STUDY_SCHEMA = "einc.scale/1"
 JOB_SCHEMA = "einc.scale-job/1"
+MOST = 10**30
+"""FLOPs, parameters, steps: what is more is damage."""
 
 Kind = Literal["structure", "dense", "ffn_moe", "moe_everywhere"]
 
@@ -253,6 +255,6 @@ def _finite(rows: list[tuple[Any, Any, Any]]) -> list[tuple[Any, Any, Any]]:
 
 
 def _count(value: Any, least: int = 1) -> int:
-    if type(value) is not int or value < least:
-        raise ValueError(f"{value!r} is not an integer from {least} up")
+    if type(value) is not int or not least <= value <= MOST:
+        raise ValueError(f"{value!r} is not an integer from {least} to {MOST:g}")
     return value

@@ -28,7 +28,7 @@ from einc.scale.contestants import (
 from einc.scale.tasks import KINDS, Source, sealed
 
 WIDTHS = (32, 64, 128, 256)
-DEVICE = "cpu"
+DEVICE, DEVICES = "cpu", ("cpu", "cuda")
 DEPTH, SEEDS, EXPERTS, AUXILIARY, THREADS, MINUTES = 3, 3, 8, 0.01, 1, 30.0
 MULTIPLE = 8
 """What a width is a multiple of."""
@@ -91,17 +91,24 @@ class Settings:
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Settings:
-        """Raises LookupError, TypeError or ValueError where it is none."""
-        names = ("depth", "steps", "minutes", "lr", "experts", "auxiliary", "threads")
-        return cls(
+        """Raises LookupError, TypeError, ValueError or ArithmeticError where it is none."""
+        found = cls(
             Source.from_json(value["task"]),
             tuple(Contestant.from_json(one) for one in value["contestants"]),
-            tuple(value["widths"]),
-            seeds=dict(value["seeds"]),
-            rates=dict(value["rates"]),
-            device=value.get("device", DEVICE),
-            **{name: value[name] for name in names},
+            tuple(map(_integer, value["widths"])),
+            _integer(value["depth"]),
+            {name: _integer(seeds) for name, seeds in value["seeds"].items()},
+            None if value["steps"] is None else _integer(value["steps"]),
+            None if value["minutes"] is None else float(value["minutes"]),
+            None if value["lr"] is None else float(value["lr"]),
+            _integer(value["experts"]),
+            float(value["auxiliary"]),
+            _integer(value["threads"]),
+            value.get("device", DEVICE),
+            {name: float(rate) for name, rate in value["rates"].items()},
         )
+        _check_whole(found)
+        return found
 
     def to_json(self) -> dict[str, Any]:
         found = {f.name: getattr(self, f.name) for f in fields(self)}
@@ -239,11 +246,54 @@ def _check_bounds(given: Given) -> None:
             raise UsageError(f"--seeds-of {name} goes from {least} to {most}")
 
 
+def _check_whole(found: Settings) -> None:
+    """Raises ValueError where a study would not have made them."""
+    given = Given(
+        widths=found.widths,
+        depth=found.depth,
+        seeds_of=found.seeds,
+        lr=found.lr,
+        experts=found.experts,
+        auxiliary=found.auxiliary,
+        threads=found.threads,
+    )
+    try:
+        _check_bounds(given)
+        _check_bounds(Given(steps=found.steps))
+        _check_bounds(Given(minutes=found.minutes))
+        check_names(found.contestants)
+    except UsageError as error:
+        raise ValueError(str(error)) from None
+    names = {one.name for one in found.contestants}
+    fits = [
+        found.seeds.keys() == names,
+        found.rates.keys() <= names,
+        all(0 < rate < math.inf for rate in found.rates.values()),
+        found.steps is not None or found.minutes is not None,
+        found.source.kind in KINDS,
+        found.device in DEVICES,
+    ]
+    if not all(fits):
+        raise ValueError("no settings of a study")
+    for one in found.contestants:
+        _ = one.structure
+
+
+def _integer(value: Any) -> int:
+    if type(value) is not int:
+        raise TypeError(f"{value!r} is not an integer")
+    return value
+
+
 def _check_same(found: Settings, stored: Settings) -> None:
+    # Until the steps are chosen, nothing depends on how long they take.
+    is_open = stored.steps is None
     for field in fields(stored):
         old, new = getattr(stored, field.name), getattr(found, field.name)
-        if old == new:
+        if old == new or (is_open and field.name in ("minutes", "steps", "seeds")):
             continue
+        if field.name == "steps" and found.minutes != stored.minutes:
+            continue  # which is what was asked
         if field.name == "contestants":
             old, new = ([one.name for one in value] for value in (old, new))
             if old == new:

@@ -14,13 +14,15 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock, Timeout
 
 from einc import __version__
 from einc.errors import UsageError
@@ -33,6 +35,7 @@ from einc.scale.workers import Failure, Runner
 
 SCHEMA = "einc.scale/1"
 NAME = "study.json"
+LOCK = ".lock"
 TIMED = 8
 """Steps of a job that is timed."""
 MOST_PARAMETERS = 1 << 30
@@ -55,13 +58,27 @@ def load(folder: Path) -> Settings | None:
         found = json.loads(path.read_bytes())
         if found["schema"] != SCHEMA:
             raise ValueError
-        return Settings.from_json(found)
+        settings = Settings.from_json(found)
     except FileNotFoundError:
         return None
     except OSError as error:
         raise UsageError(f"cannot read `{path}`: {error.strerror}") from None
-    except (LookupError, TypeError, ValueError, AttributeError, RecursionError):
+    except (
+        LookupError,
+        TypeError,
+        ValueError,
+        ArithmeticError,
+        AttributeError,
+        RecursionError,
+    ):
         raise UsageError(f"`{path}` is not the description of a study") from None
+
+    if found.get("torch") != torch.__version__:
+        raise UsageError(
+            f"the study was begun with torch {found.get('torch')}, and this is "
+            f"{torch.__version__}: numbers of both are not to be compared"
+        )
+    return settings
 
 
 @dataclass
@@ -74,18 +91,35 @@ class Study:
     _timed: dict[Job, Result] = field(default_factory=dict)
     _begun: float = field(default_factory=time.monotonic)
 
-    def prepare(self) -> None:
-        """Reads the data, analyses every model and writes `study.json`.
+    @contextmanager
+    def prepared(self, before: Settings | None = None) -> Iterator[None]:
+        """Reads the data, analyses every model, takes the folder and writes `study.json`.
 
-        Raises `UsageError` for a model too large or a folder that cannot be written,
+        Raises `UsageError` for a model too large, a folder that cannot be written,
+        where another process is at work or the study is not the one `before` any more,
         and `SpecError` where a structure does not fit a width.
         """
         _ = self._flops
+        lock = FileLock(self.folder / LOCK, timeout=0)
         try:
             (self.folder / job.FOLDER).mkdir(parents=True, exist_ok=True)
+            lock.acquire()
+        except Timeout:
+            raise UsageError(
+                f"another process is at work on the study in `{self.folder}`"
+            ) from None
         except OSError as error:
             raise UsageError(f"cannot make `{self.folder}`: {error.strerror}") from None
-        self._write()
+        try:
+            if load(self.folder) != before:
+                raise UsageError(
+                    f"another process began a study in `{self.folder}`: --resume goes "
+                    "on with it"
+                )
+            self._write()
+            yield
+        finally:
+            lock.release()
 
     def go_on(self, run: Runner, workers: int, tell: Tell, say: Say) -> None:
         """Does what there is to do, `workers` jobs at a time by assumption."""

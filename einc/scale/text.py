@@ -72,6 +72,10 @@ def load(data: bytes) -> Sequences:
     block = min(BLOCK, len(characters) // EVERY)
     held_out = np.arange(len(characters)) // block % EVERY == EVERY - 1
     training, validation = characters[~held_out], characters[held_out]
+    if len(np.unique(training)) < 2:
+        raise UsageError(
+            "the text is of one character, of which nothing can be learned"
+        )
     table = numbers(training)
     return Sequences(
         torch.from_numpy(table[training]),

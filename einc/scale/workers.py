@@ -7,14 +7,16 @@ one job with it and is replaced.
 
 from __future__ import annotations
 
+import os
 import signal
 import traceback
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from multiprocessing.connection import Connection, wait
+from threading import Thread
 from types import FrameType
 from typing import Any
 
@@ -129,6 +131,14 @@ class _Worker:
         return f"signal {-code}" if code < 0 else f"status {code}"
 
 
+def _end_with_parent() -> None:
+    """However that ends: nobody is left to take a result."""
+    parent = parent_process()
+    assert parent is not None
+    wait([parent.sentinel])
+    os._exit(1)
+
+
 @contextmanager
 def _deaf() -> Iterator[None]:
     """Processes that begin here do not hear Ctrl-C: who began them ends them."""
@@ -141,6 +151,7 @@ def _deaf() -> Iterator[None]:
 
 
 def _serve(connection: Connection, work: Work) -> None:
+    Thread(target=_end_with_parent, daemon=True).start()
     while True:
         try:
             job = connection.recv()
