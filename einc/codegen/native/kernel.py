@@ -57,14 +57,14 @@ class Worth(NamedTuple):
 
 WORTH: dict[Dtype, tuple[Worth, Worth]] = {
     "float32": (Worth(256, 256, 8), Worth(1, 128, 2)),
-    "bfloat16": (Worth(16, 16, 2), Worth(1, 1, 0.5)),
+    "bfloat16": (Worth(16, 16, 1.5), Worth(1, 1, 0.5)),
 }
 """With up to two products, and with more, between which plain operations copy: as was
 measured beside these.
 """
 LARGE_MATRIX = 1 << 14
 """Values of one that plain operations multiply in bfloat16 as well as in float32."""
-FITTING = 1 << 17
+FITTING = 1 << 18
 """Values of weights that a core's cache has room for."""
 WITH_MORE = 64
 """Tokens without gradients that are worth it with more weights than that."""
@@ -117,8 +117,8 @@ def _least(chain: Chain, dtype: Dtype) -> tuple[int, int]:
     if values > FITTING and not is_long:
         forward = max(forward, WITH_MORE)
     features = chain.features(0) + chain.features(-1)
-    tokens = int(for_weights * values / features)
-    return forward, max(training, 1 << (tokens - 1).bit_length() if tokens else 0)
+    nearest = round(math.log2(for_weights * values / features))
+    return forward, max(training, 1 << max(nearest, 0))
 
 
 def _has_large_matrix(chain: Chain) -> bool:
