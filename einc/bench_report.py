@@ -52,13 +52,16 @@ UNSTEADY = 2
 """Over how many times the lower quartile the upper one is too much."""
 STYLES = (*plots.STYLES, (0, (9, 3)))
 MARKERS = "osv^Dx+*"
-LEGEND = """\
-medians over rounds, and the quartiles, between which half of them are; ratios are taken
-  within rounds
-predicted: from the calibration that is stored; `einc bench --calibrate` measures one
-x ideal: over nn.Linear's time in proportion to FLOPs
-bound by: the largest of the times that the FLOPs, the bytes and the launches of the
-  structure ask for at the machine's ceilings"""
+LEGEND = {
+    "": "medians over rounds, and the quartiles, between which half of them are; ratios are "
+    "taken\n  within rounds",
+    "predicted": "predicted: from the calibration that is stored; `einc bench --calibrate` "
+    "measures one",
+    "x ideal": "x ideal: over nn.Linear's time in proportion to FLOPs",
+    "bound by": "bound by: the largest of the times that the FLOPs, the bytes and the "
+    "launches of the\n  structure ask for at the machine's ceilings",
+}
+"""What a table means, and some of its columns."""
 
 
 def document(
@@ -162,15 +165,15 @@ def shown(
         parts += [Text(f"\n{dtype}, {kind}", style="bold"), _table(part, spread)]
     told = [*sentences(report.name, rows), *notes]
     parts += [Text("\n" + "\n".join(told))]
-    parts += [Text(f"\n{LEGEND}\n"), _machine(machine, binding, rows)]
+    empty = _empty(rows)
+    legend = "\n".join(line for name, line in LEGEND.items() if name not in empty)
+    parts += [Text(f"\n{legend}\n"), _machine(machine, binding, rows)]
     return Group(*parts)
 
 
 def _table(rows: Sequence[Row], spread: bool) -> Table:
     table = plain_table()
-    left_out = {"quartiles"} if not spread else set()
-    if all(row.predicted is None for row in rows):
-        left_out.add("predicted")
+    left_out = _empty(rows) | ({"quartiles"} if not spread else set())
     wanted = [i for i, name in enumerate(COLUMNS) if name not in left_out]
     for i in wanted:
         words = COLUMNS[i] in ("layer", "bound by")
@@ -183,6 +186,16 @@ def _table(rows: Sequence[Row], spread: bool) -> Table:
                 table.add_row(*(Text(cells[i]) for i in wanted))
         table.add_section()
     return table
+
+
+def _empty(rows: Sequence[Row]) -> set[str]:
+    """Columns without a cell."""
+    found = set()
+    if all(row.predicted is None for row in rows):
+        found.add("predicted")
+    if all(row.times_ideal(name) is None for row in rows for name in row.times):
+        found.add("x ideal")
+    return found
 
 
 def _shown(rows: Sequence[Row]) -> dict[str, str]:
@@ -217,7 +230,7 @@ def _machine(machine: Machine, binding: Binding, rows: Sequence[Row]) -> Text:
         for dtype in dict.fromkeys(row.dtype for row in rows)
     }
     beside = {
-        dtype: f" (nn.Linear at best {rate / 1e9:,.0f})"
+        dtype: f" (nn.Linear at best {digits(rate / 1e9)})"
         for dtype, rate in reached.items()
     }
     return predict_report.ceilings(machine, beside)

@@ -30,7 +30,7 @@ def file_format(path: Path, formats: Sequence[str] = FORMATS) -> str:
     found = path.suffix.removeprefix(".").lower()
     if found not in formats:
         listed = ", ".join(f".{name}" for name in formats)
-        raise UsageError(f"a plot ends in one of {listed}, not `{path}`")
+        raise UsageError(f"pictures end in one of {listed}, not `{path}`")
     if found not in FORMATS:
         return found
     try:

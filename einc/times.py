@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 from einc.errors import counted
@@ -10,17 +11,24 @@ UNITS = ((1.0, "s"), (1e-3, "ms"), (1e-6, "us"), (1e-9, "ns"))
 
 
 def unit(seconds: float) -> tuple[float, str]:
-    """The unit in which seconds are at least 1, or the smallest."""
-    return next((u for u in UNITS if seconds >= u[0]), UNITS[-1])
+    """The unit in which three digits of seconds are at least 1, or the smallest."""
+    return next((u for u in UNITS if _rounded(seconds) >= u[0]), UNITS[-1])
 
 
 def digits(value: float) -> str:
     """Three digits, and no exponent.
 
-    >>> [digits(v) for v in (0.0123, 1.234, 56.78, 1234.5)]
-    ['0.0123', '1.23', '56.8', '1,234']
+    >>> [digits(v) for v in (0.0123, 1.234, 56.78, 99.96, 1234.5)]
+    ['0.0123', '1.23', '56.8', '100', '1,234']
     """
-    return f"{value:,.0f}" if value >= 100 else f"{value:#.3g}"
+    size = abs(_rounded(value))
+    places = 2 - math.floor(math.log10(size)) if size else 2
+    return f"{value:,.{max(places, 0)}f}"
+
+
+def _rounded(value: float) -> float:
+    """To three digits."""
+    return float(f"{value:.3g}")
 
 
 def text(seconds: float) -> str:

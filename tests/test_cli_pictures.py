@@ -77,6 +77,17 @@ def test_the_map_has_the_library_and_what_is_named(tmp_path: Path, end: str):
     assert text.count("<td>your own</td>") == (end == "html")
 
 
+@pytest.mark.parametrize("features", ["5", "2000000"])
+def test_a_map_where_the_library_does_not_take_the_features(
+    tmp_path: Path, features: str
+):
+    """Its structures stand there all the same: they have exponents."""
+    file = tmp_path / "map.html"
+    ended = call("taxonomy", "btt", "--in", features, "--plot", str(file))
+    assert ended.status == 0
+    assert "block_diagonal" in file.read_text() and "dense" in file.read_text()
+
+
 def test_a_map_is_kept_unless_forced(tmp_path: Path):
     file = tmp_path / "map.html"
     file.write_text("kept")

@@ -170,11 +170,19 @@ def test_an_svg_has_no_colour() -> None:
         assert red == green == blue
 
 
+def test_a_picture_has_room_for_so_many_and_a_page_for_all() -> None:
+    (one, *_) = placed()
+    many = [replace(one, name=f"s{i}", omega=Fraction(i, 200)) for i in range(151)]
+    with pytest.raises(UsageError, match="room for 150 structures, and there are 151"):
+        picture(many, "svg")
+    assert "s150" in drawn(many, "title", "html").decode()
+
+
 def test_formats(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, format in {"a.svg": "svg", "b.HTML": "html"}.items():
         assert plots.file_format(Path(name), FORMATS) == format
     for name, formats in {"a.html": plots.FORMATS, "a.gif": FORMATS}.items():
-        with pytest.raises(UsageError, match="a plot ends in one of"):
+        with pytest.raises(UsageError, match="pictures end in one of"):
             plots.file_format(Path(name), formats)
     for module in [name for name in sys.modules if name.startswith("matplotlib")]:
         monkeypatch.delitem(sys.modules, module)

@@ -133,7 +133,7 @@ def alive(process: str) -> bool:
         ("scale btt -o new --workers 0", "--workers goes from 1"),
         ("scale btt -o new --seeds-of btt", "--seeds-of takes NAME=N"),
         ("scale btt -o new --data none.txt", "cannot read `none.txt`"),
-        ("scale btt -o new --plot a.txt", "a plot ends in one of"),
+        ("scale btt -o new --plot a.txt", "pictures end in one of"),
     ],
 )
 def test_wrong_use(tmp_path: Path, command: str, message: str) -> None:

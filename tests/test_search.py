@@ -11,6 +11,7 @@ import os
 import signal
 import subprocess
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
@@ -28,6 +29,7 @@ from einc import compiler
 from einc.errors import UsageError
 from einc.search import request
 from einc.search.candidates import Candidate
+from einc.search.found import Judged
 from einc.search.pool import Pool, front
 from einc.search.run import Result, search
 from einc.search.state import NAME, State
@@ -274,6 +276,17 @@ def test_another_search_is_not_resumed(tmp_path: Path):
     ]
     texts.append(whole.replace(b'"rows": [[', b'"rows": [[999, ', 1))
     assert texts[-1] != whole
+    kept = json.loads(whole)
+    (walk, *others) = kept["walks"]
+    for change in (
+        {"rows": [[-1] * len(walk["rows"][0]), *walk["rows"][1:]]},
+        {"rows": [[100] * len(walk["rows"][0]), *walk["rows"][1:]]},
+        {"structures": -5},
+        {"classes": -5},
+    ):
+        changed = kept | {"walks": [walk | change, *others]}
+        texts.append(json.dumps(changed).encode())
+    texts.append(json.dumps(kept | {"times": []}).encode())
     for text in texts:
         (tmp_path / NAME).write_bytes(text)
         with pytest.raises(UsageError, match="not the state"):
@@ -308,6 +321,9 @@ def test_measured_times_are_kept(tmp_path: Path):
         ("--grid 7", "--grid is from 1 to 6 for 3 factors"),
         ("--factors 2 --grid 25", "--grid is from 1 to 24 for 2 factors"),
         ("--grid 0", "--grid is from 1"),
+        ("--factors 1 --grid 25", "--grid is from 1 to 24 for 1 factor, not 25"),
+        ("--in 64 --max-flops x", "`0.25x` of dense, not `x`"),
+        ("--in 64 --resume /dev/null/x", "cannot make `/dev/null/x`"),
         ("--psi =one", "--psi is a number such as"),
         ("--psi =1/0", "--psi is a number such as"),
         ("--max-flops 0.5x", "a limit on flops needs features"),
@@ -318,7 +334,7 @@ def test_measured_times_are_kept(tmp_path: Path):
         ("--in 64 --objective time", "`time` needs --measure"),
         ("--measure", "measuring needs features"),
         ("--in 64 --objective flops --plot a.svg", "a plot needs two objectives"),
-        ("--in 64 --plot a.txt", "a plot ends in one of"),
+        ("--in 64 --plot a.txt", "pictures end in one of"),
         ("--in 64 --tokens 0", "tokens must be from 1"),
         ("--tokens 0", "tokens must be from 1"),
     ],
@@ -368,7 +384,11 @@ def test_what_is_saved_is_a_structure_like_any(tmp_path: Path):
     assert again["equations"] == shown["equations"] and again["sizes"] == shown["sizes"]
     refused = call(*arguments, "--save", str(folder))
     assert refused.status == 2 and "--force" in refused.err
+    (folder / "found_mine.ein").write_text("mine")
+    (folder / "found_99.ein").write_text("of an earlier search")
     assert call(*arguments, "--save", str(folder), "--force").status == 0
+    assert (folder / "found_mine.ein").exists() and all(f.exists() for f in files)
+    assert not (folder / "found_99.ein").exists()
 
 
 def test_times_are_measured_and_the_front_is_drawn(tmp_path: Path):
@@ -414,6 +434,36 @@ def test_ctrl_c_gives_what_there_is(tmp_path: Path):
     assert b"Traceback" not in err
     document = json.loads(out)
     assert not document["search"]["finished"] and document["rows"]
+
+
+def test_ctrl_c_while_the_library_is_measured(monkeypatch: pytest.MonkeyPatch):
+    """The last of what is measured, after all that was searched for."""
+
+    def interrupted(settings: object, measure: object) -> Iterator[Judged]:
+        yield Judged(einc.load("btt").analyze(64, 64))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(request, "compared", interrupted)
+    ended = call("search", "--in", "64", "--factors", "2", "--top", "2", "--json")
+    assert ended.status == 130
+    document = ended.json
+    assert len(document["rows"]) == 2
+    assert [row["structure"] for row in document["compared"]] == ["btt"]
+
+
+def test_ranks_of_the_library_are_certified_too():
+    document = call(*"search --in 7 --factors 2 --top 3 --json".split()).json
+    ranks = {row["structure"]: row["rank"] for row in document["compared"]}
+    assert ranks["monarch"]["status"] == "proved"
+    for key in ("status", "generic", "bound"):
+        assert document["rows"][0]["rank"][key] == ranks["monarch"][key]
+
+
+def test_what_does_not_take_the_features_is_not_compared():
+    ended = call(*"search --in 2000000 --factors 2 --top 1 --json".split())
+    assert ended.status == 0 and ended.json["rows"]
+    names = [row["structure"] for row in ended.json["compared"]]
+    assert "dense" not in names and "monarch" in names
 
 
 @pytest.mark.parametrize("pareto", [False, True])

@@ -126,7 +126,7 @@ def test_a_picture_is_the_same_each_time(tmp_path: Path) -> None:
     ("arguments", "message"),
     [
         ("btt --spectrum", "a spectrum needs features: give --in"),
-        ("btt --in 64 --plot a.gif", "a plot ends in one of .png, .svg, .pdf, not `a.gif`"),
+        ("btt --in 64 --plot a.gif", "pictures end in one of .png, .svg, .pdf, not `a.gif`"),
         (
             "btt --in 8192 --spectrum",
             "a spectrum takes matrices of up to 16,777,216 entries, not 8,192 x 8,192",

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import typer
 
@@ -23,8 +23,11 @@ from einc.output import (
 )
 
 if TYPE_CHECKING:
-    from einc.search.found import Found
+    from einc.search.found import Judged
     from einc.search.run import Measure
+
+T = TypeVar("T")
+J = TypeVar("J", bound="Judged")
 
 
 def search(
@@ -95,9 +98,14 @@ def search(
         measured = _measure(tokens) if measure else None
         with progress() as told:
             result = run(settings, top, State(resume), measured, told)
-            compared = list(request.compared(settings, measured))
-        result.found, interrupted = _certified(result.found)
+            others, interrupted = _until_interrupted(
+                request.compared(settings, measured)
+            )
+        result.found, interrupted = _certified(result.found, interrupted)
+        compared, interrupted = _certified(others, interrupted)
         if save is not None:
+            for earlier in _saved(save):
+                earlier.unlink()
             for found in result.found:
                 path = save / f"{found.profile.name}.ein"
                 write_file(path, written.ein(found, settings), force)
@@ -116,15 +124,21 @@ def search(
 
 def _check_folder(folder: Path, force: bool) -> None:
     """Raises `UsageError` where what is found could not be saved."""
-    from einc.search.run import NAME
-
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UsageError(f"cannot make `{folder}`: {error.strerror}") from None
-    there = sorted(folder.glob(f"{NAME}_*.ein"))
+    there = _saved(folder)
     if there and not force:
         raise UsageError(f"`{there[0]}` exists; --force replaces files of such names")
+
+
+def _saved(folder: Path) -> list[Path]:
+    """The files that a search has saved there."""
+    from einc.search.run import NAME
+
+    found = sorted(folder.glob(f"{NAME}_*.ein"))
+    return [path for path in found if path.stem.removeprefix(f"{NAME}_").isdecimal()]
 
 
 def _measure(tokens: int) -> Measure:
@@ -133,9 +147,19 @@ def _measure(tokens: int) -> Measure:
     return partial(against_dense, tokens=tokens)
 
 
-def _certified(found: Sequence[Found]) -> tuple[list[Found], bool]:
+def _until_interrupted(structures: Iterable[T]) -> tuple[list[T], bool]:
+    """Those that come before Ctrl-C, and whether it came."""
+    found: list[T] = []
+    try:
+        found.extend(structures)  # each as it comes
+    except KeyboardInterrupt:
+        return found, True
+    return found, False
+
+
+def _certified(found: Sequence[J], interrupted: bool) -> tuple[list[J], bool]:
     """With the ranks that elimination finds; those after an interrupt without."""
-    result, interrupted = [], False
+    result: list[J] = []
     for one in found:
         profile = one.profile
         if not interrupted:

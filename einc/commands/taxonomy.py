@@ -101,13 +101,19 @@ def _map_format(path: Path, force: bool) -> str:
 def _rest(
     profiles: Sequence[Profile], d_in: int | None, d_out: int | None
 ) -> Iterator[Profile]:
-    """The library's structures that are not among the profiles."""
+    """The library's structures that are not among the profiles.
+
+    Those that do not take the features are there without figures.
+    """
     shown = {report.structure.source for report in profiles}
     for structure in map(library.structure, library.NAMES):
-        if structure.source not in shown:
-            yield compiler.analyze(
-                structure, *asked.table_shape(structure, d_in, d_out)
-            )
+        if structure.source in shown:
+            continue
+        try:
+            shape = asked.table_shape(structure, d_in, d_out)
+            yield compiler.analyze(structure, *shape)
+        except SpecError:
+            yield compiler.analyze(structure)
 
 
 def _map(profiles: Sequence[Profile], file_format: str) -> bytes:

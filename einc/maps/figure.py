@@ -14,6 +14,7 @@ from textwrap import wrap
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from einc import plots
+from einc.errors import UsageError
 from einc.maps.places import Place
 from einc.plots import Box, Label, Point
 
@@ -32,6 +33,8 @@ LEFT, BETWEEN, RIGHT, TOP, BOTTOM = 44.0, 20.0, 10.0, 22.0, 68.0
 FONT, LEADING = 7.5, 9.5
 INCH = 72
 """In points, as all lengths here."""
+MOST = 150
+"""Structures on a picture: it grows with their labels."""
 LINE = 24
 """Letters in a line of a label, unless it has many names."""
 REACH: Any = {"facecolor": "0.93", "edgecolor": "0.6", "linewidth": 0.6}
@@ -85,8 +88,13 @@ class Panel:
 def figure(places: Sequence[Place]) -> Figure:
     """At full rank nu over omega, and below it nu over psi; a label a point.
 
-    It grows until all labels have room.
+    It grows until all labels have room. Raises `UsageError` for more than `MOST` places.
     """
+    if len(places) > MOST:
+        raise UsageError(
+            f"a picture of the map has room for {MOST} structures, and there are "
+            f"{len(places)}: .html has it for all"
+        )
     scale = 1.0
     while True:
         panels = _panels(places, scale)

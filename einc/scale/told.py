@@ -24,18 +24,10 @@ from einc.scale.multiplier import (
 )
 from einc.scale.results import Results
 from einc.scale.summaries import Summary
+from einc.times import digits
 
 Cost = Literal["compute", "size"]
 _NOUNS: dict[Cost, str] = {"compute": "compute", "size": "total parameters"}
-
-
-def digits(value: float) -> str:
-    """Three digits, and no exponent.
-
-    >>> [digits(v) for v in (0.0123, 1.234, 56.78, 1234.5)]
-    ['0.0123', '1.23', '56.8', '1,234']
-    """
-    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:#.3g}"
 
 
 def estimate(found: Estimate, unit: str = "") -> str:

@@ -10,7 +10,7 @@ from fractions import Fraction
 
 from einc import compiler
 from einc.compiler import Arguments
-from einc.errors import UsageError
+from einc.errors import SpecError, UsageError, counted
 from einc.search import wishes
 from einc.search.found import Judged
 from einc.search.hypergraphs import BOTH_FACTORS, MAX_FACTORS
@@ -70,7 +70,8 @@ def settings(
         raise UsageError(f"--both is for at most {BOTH_FACTORS} factors: --factors 2")
     if parts is not None and not 1 <= parts <= MOST_PARTS[factors]:
         raise UsageError(
-            f"--grid is from 1 to {MOST_PARTS[factors]} for {factors} factors, not {parts}"
+            f"--grid is from 1 to {MOST_PARTS[factors]} for "
+            f"{counted(factors, 'factor')}, not {parts}"
         )
     limits = [
         wishes.limit(exponent, text)
@@ -111,10 +112,13 @@ def _count(
 
 
 def compared(settings: Settings, measure: Measure | None) -> Iterator[Judged]:
-    """Structures of the library at the same features."""
+    """Structures of the library at the same features, if they take them."""
     for name, arguments in COMPARED.items():
         structure = compiler.load(name, arguments)
-        profile = compiler.analyze(
-            structure, settings.d_in, settings.d_out, settings.tokens
-        )
+        try:
+            profile = compiler.analyze(
+                structure, settings.d_in, settings.d_out, settings.tokens
+            )
+        except SpecError:
+            continue
         yield Judged(profile, None if measure is None else measure(profile))

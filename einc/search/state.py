@@ -39,6 +39,9 @@ class State:
         path = self.folder / NAME
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UsageError(f"cannot make `{self.folder}`: {error.strerror}") from None
+        try:
             data = path.read_bytes()
         except FileNotFoundError:
             return
@@ -55,7 +58,14 @@ class State:
             for walk, known in zip(walks, kept["walks"], strict=True):
                 _restore(walk, known)
             self.times = {str(k): float(v) for k, v in kept["times"].items()}
-        except (LookupError, TypeError, ValueError, OverflowError, RecursionError):
+        except (
+            LookupError,
+            TypeError,
+            ValueError,
+            AttributeError,
+            OverflowError,
+            RecursionError,
+        ):
             raise UsageError(f"`{path}` is not the state of a search") from None
 
     def save(self, settings: Settings, walks: Sequence[Walk]) -> None:
@@ -87,9 +97,18 @@ class State:
 
 def _restore(walk: Walk, known: dict[str, Any]) -> None:
     rows = np.array(known["rows"], np.int8).reshape(-1, len(walk.space.indices))
+    done, classes, structures = known["done"], known["classes"], known["structures"]
+    if (
+        (rows < 0).any()
+        or not len(rows) <= structures
+        or not 0 <= classes <= structures
+    ):
+        raise ValueError
     walk.pool.add(*walk.scored(rows, walk.parts))
-    walk.done = {int(of_x) for of_x in known["done"]}
-    walk.classes, walk.structures = int(known["classes"]), int(known["structures"])
+    if len(walk.pool.rows) != len(rows):  # all that are kept keep the limits
+        raise ValueError
+    walk.done = {int(of_x) for of_x in done}
+    walk.classes, walk.structures = int(classes), int(structures)
 
 
 def _described(settings: Settings) -> dict[str, Any]:

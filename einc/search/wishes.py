@@ -93,7 +93,9 @@ def limit(figure: Figure, text: str) -> Limit:
 def share(figure: Figure, relation: Relation, text: str, dense: int) -> Limit:
     """A limit as a number, or as `0.25x` of what a dense layer has."""
     option = f"--{'max' if relation == '<=' else 'min'}-{figure}"
-    value = _number(text.removesuffix("x"), option, "`100000` or `0.25x` of dense")
+    value = _number(
+        text.removesuffix("x"), option, "`100000` or `0.25x` of dense", text
+    )
     return Limit(figure, relation, value * dense if text.endswith("x") else value)
 
 
@@ -112,14 +114,15 @@ def objective(text: str) -> Objective:
     raise UsageError(f"an objective is one of {listed}, or `params:min`; not `{text}`")
 
 
-def _number(text: str, option: str, example: str) -> Fraction:
+def _number(text: str, option: str, example: str, written: str = "") -> Fraction:
     try:
         plain = len(text) <= 40 and set(text) <= set("0123456789./_")
         value = Fraction(text) if plain else None
     except (ValueError, ZeroDivisionError):
         value = None
     if value is None:
-        raise UsageError(f"{option} is a number such as {example}, not `{text[:40]}`")
+        shown = (written or text)[:40]
+        raise UsageError(f"{option} is a number such as {example}, not `{shown}`")
     return value
 
 
