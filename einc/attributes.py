@@ -30,7 +30,7 @@ _GENERATED = frozenset(
     weight bias in_features out_features reset_parameters to_dense lr_multipliers
     LR_MULTIPLIERS contract normalized router auxiliary_loss
     routing_statistics experts top route gates chosen device dtype self torch nn
-    chunk products gradients KERNEL BLOCKS
+    chunk products gradients KERNEL BLOCKS Ellipsis NoneType
     """.split()
 )
 

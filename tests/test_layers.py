@@ -52,7 +52,8 @@ compiler
 taxonomy predict nn.compile plots drawing.layered drawing.picture
 drawing.columns
 nn.spectrum nn.dense nn.fitting
-nn.adapter nn.projection
+nn.adapter
+nn.projection
 api report
 nn.training predict_report
 nn.swap

@@ -174,6 +174,53 @@ def test_a_weight_of_zeros_leaves_factors_that_can_learn() -> None:
     assert any(p.grad.abs().sum() > 0 for p in module.parameters())
 
 
+@pytest.mark.parametrize("name", ["blast", "cp", "tucker", "tensor_train4", "btt"])
+def test_from_a_weight_of_zeros_a_layer_learns(name: str) -> None:
+    torch.manual_seed(0)
+    module = einc.load(name).module_class(16, 16)(bias=False)
+    assert project(module, torch.zeros(16, 16)) == 0.0
+    assert not module.to_dense().any()
+    optimizer = torch.optim.Adam(module.parameters(), 0.01)
+    x, y = torch.randn(64, 16), torch.randn(64, 16)
+    losses = []
+    for _ in range(60):
+        optimizer.zero_grad()
+        loss = (module(x) - y).square().mean()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.97 * losses[0]
+
+
+def test_modes_and_devices_around_it_are_nothing_to_it() -> None:
+    weight = torch.randn(16, 16)
+    module = einc.load("tensor_train3").module_class(16, 16)()
+    expected = project(module, weight, seconds=30)
+    with torch.inference_mode():
+        assert project(module, weight, seconds=30) == pytest.approx(expected)
+    torch.set_default_device("meta")
+    try:
+        assert project(module, weight, seconds=30) == pytest.approx(expected)
+    finally:
+        torch.set_default_device(None)
+    with pytest.raises(einc.UsageError, match="meta device"):
+        project(einc.load("btt").module_class(16, 16)(device="meta"), weight)
+
+
+def test_equations_that_are_too_large_are_left_out(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    module = einc.load("tucker").module_class(16, 16)()
+    torch.manual_seed(0)
+    weight = torch.randn(16, 16)
+    monkeypatch.setattr("einc.nn.fitting.MOST", 1)
+    improved: list[object] = []
+    monkeypatch.setattr(
+        "einc.nn.fitting.TermFit._improve", lambda *_: improved.append(1)
+    )
+    assert project(module, weight, seconds=1) < 1 and not improved
+
+
 def test_dense_to_structured_to_dense_and_back() -> None:
     """A structured model's matrices as dense ones give the structured ones again."""
     torch.manual_seed(0)
@@ -222,8 +269,9 @@ def test_the_random_generator_is_left_alone() -> None:
     ("weight", "message"),
     [
         (torch.zeros(8, 9), r"the weight is \(8, 9\), not \(8, 8\)"),
-        (torch.full((8, 8), torch.nan), "no finite values"),
-        (torch.zeros(8, 8, device="meta"), "no finite values"),
+        (torch.full((8, 8), torch.nan), "real values, all of them finite"),
+        (torch.ones(8, 8, dtype=torch.complex64), "real values, all of them finite"),
+        (torch.zeros(8, 8, device="meta"), "no values on the meta device"),
     ],
 )
 def test_what_cannot_be_projected(weight: torch.Tensor, message: str) -> None:

@@ -273,12 +273,111 @@ def test_a_projection_that_fails_leaves_all_layers_as_they_were() -> None:
     model = Net()
     nn.init.constant_(model.mlp[2].weight, torch.nan)
     before = str(model)
-    with pytest.raises(einc.UsageError, match="no finite values"):
+    with pytest.raises(
+        einc.UsageError, match=r"layer `.*`: the weight is to have real values"
+    ):
         restructure(model, "btt", init="project")
     assert str(model) == before
 
 
 # Adapters
+
+
+def test_what_fails_leaves_what_adapters_are_beside_as_it_was() -> None:
+    model = nn.Sequential(nn.Linear(16, 16), nn.Linear(16, 16))
+
+    def fails(line: str) -> None:
+        raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        restructure(model, "low_rank", mode="add", progress=fails)
+    assert all(parameter.requires_grad for parameter in model.parameters())
+
+
+def test_a_model_with_adapters_keeps_their_dense_layers() -> None:
+    model = nn.Sequential(nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 16))
+    restructure(model, "low_rank", include="0", mode="add")
+    found = restructure(model, "btt")
+    assert [row.name for row in found.changed] == ["2"]
+    assert found.rows[0].reason == "it is the dense layer of an adapter"
+    einc.nn.merge(model)
+
+
+def test_all_adapters_are_merged_or_none() -> None:
+    model = nn.Sequential(nn.Linear(16, 16), nn.Linear(16, 16))
+    restructure(model, {"0": "low_rank", "1": "btt_moe"}, mode="add")
+    with pytest.raises(einc.UsageError, match="no one matrix"):
+        einc.nn.merge(model)
+    assert not any(layer.merged for layer in model)
+
+
+def test_no_adapter_beside_a_weight_that_others_have() -> None:
+    with pytest.raises(einc.UsageError, match="shares its weight with `embed`"):
+        restructure(Net(), "low_rank", include="lm_head", mode="add")
+
+
+class Twice(nn.Module):
+    def __init__(self, first: str, second: str) -> None:
+        super().__init__()
+        layer = nn.Linear(16, 16)
+        self.add_module(first, layer)
+        self.add_module(second, layer)
+        self.other = nn.Linear(16, 16)
+
+
+def test_all_names_of_a_layer_count() -> None:
+    model = Twice("a", "frozen")
+    assert changed(model, exclude="frozen") == changed(model, exclude="a") == ["other"]
+    assert changed(model, include="frozen") == changed(model, include="a") == ["a"]
+    assert changed(Twice("body", "lm_head")) == ["other"]
+    assert changed(Twice("body", "lm_head"), include="lm_head") == ["body"]
+
+
+def hooked(name: str) -> nn.Linear:
+    layer = nn.Linear(16, 16)
+    match name:
+        case "backward":
+            layer.register_full_backward_pre_hook(lambda *_: None)
+        case "state":
+            layer.register_state_dict_post_hook(lambda *_: None)
+        case "weight":
+            layer.weight.register_hook(lambda gradient: None)
+        case "forward":
+            layer.forward = lambda x: x  # type: ignore[method-assign]
+        case "float8":
+            layer.weight = nn.Parameter(
+                layer.weight.detach().to(torch.float8_e4m3fn), requires_grad=False
+            )
+    return layer
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("backward", "it has hooks"),
+        ("state", "it has hooks"),
+        ("weight", "its weight has hooks"),
+        ("forward", "its forward is replaced"),
+        ("float8", "its weight is torch.float8_e4m3fn"),
+    ],
+)
+def test_what_a_new_layer_would_not_have(name: str, reason: str) -> None:
+    model = nn.Sequential(hooked(name), nn.Linear(16, 16))
+    found = restructure(model, "btt")
+    assert [row.name for row in found.changed] == ["1"]
+    assert found.rows[0].reason == reason
+
+
+def test_a_layer_that_is_not_initialized() -> None:
+    model = nn.Sequential(nn.LazyLinear(16), nn.Linear(16, 16))
+    found = restructure(model, "btt")
+    assert found.rows[0].reason == "it is not initialized"
+
+
+@pytest.mark.parametrize("spec", [5, None, ["btt"], ("btt",), (einc.load("btt"), {})])
+def test_what_is_no_structure(spec: object) -> None:
+    with pytest.raises(einc.UsageError, match="a structure is a SPEC"):
+        restructure(nn.Sequential(nn.Linear(16, 16)), spec)  # type: ignore[arg-type]
 
 
 def test_an_adapter_s_figures_are_beside_the_dense_layer_s() -> None:

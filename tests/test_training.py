@@ -126,7 +126,47 @@ def test_frozen_parameters_are_left_out() -> None:
     assert names and all(n.startswith("0.adapter.") for n in names)
 
 
+class Vision(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.token = nn.Parameter(torch.zeros(1, 1, width))
+        self.positions = nn.Parameter(torch.zeros(1, 9, width))
+        self.bag = nn.EmbeddingBag(50, width)
+        self.down = nn.ConvTranspose2d(width, 3, 4)
+        self.up = nn.ConvTranspose2d(3, width, 4)
+        self.patches = nn.Conv2d(3, width, 4)
+
+
+def test_fans_of_other_modules() -> None:
+    found = param_groups(Vision(64), 1e-3, 0.1, base=Vision(16))
+    multiples = {name: g["multiplier"] for g in found for name in g["names"]}
+    assert multiples.pop("down.weight") == 0.25
+    assert set(multiples.values()) == {1.0} and "positions" in multiples
+
+
+def test_the_base_may_be_structured_or_without_bias() -> None:
+    def made(width: int, bias: bool = True) -> nn.Sequential:
+        return nn.Sequential(nn.Linear(8, width), nn.Linear(width, width, bias=bias))
+
+    base = made(16)
+    einc.nn.restructure(base, "btt", include="1")
+    expected = param_groups(made(64), 1e-3, 0.1, base=made(16))
+    for other in (base, made(16, bias=False)):
+        found = param_groups(made(64), 1e-3, 0.1, base=other)
+        assert [(g["names"], g["multiplier"]) for g in found] == [
+            (g["names"], g["multiplier"]) for g in expected
+        ]
+    adapted = made(64)
+    einc.nn.restructure(adapted, "btt", include="1", mode="add")
+    found = param_groups(adapted, 1e-3, 0.1, base=made(16))
+    assert any("1.adapter.A" in group["names"] for group in found)
+
+
 def test_used_wrongly() -> None:
+    with pytest.raises(einc.UsageError, match=r"0 or more, not -0\.1"):
+        param_groups(nn.Linear(4, 4), 1e-3, -0.1)
+    with pytest.raises(einc.UsageError, match=r"`0\.weight` is not initialized"):
+        param_groups(nn.Sequential(nn.LazyLinear(16)), 1e-3)
     with pytest.raises(einc.UsageError, match="adamw or sgd, not muon"):
         param_groups(Mlp(8), 1.0, optimizer="muon")  # type: ignore[arg-type]
     with pytest.raises(einc.UsageError, match="no module `0`"):
@@ -145,7 +185,7 @@ def test_the_auxiliary_loss_is_the_mean_over_layers_and_read_once() -> None:
     with pytest.raises(RuntimeError, match="no routed layer"):
         auxiliary_loss(model)
     loss(model)
-    each = [layer._loss for layer in layers]
+    each = [layer._latest.loss for layer in layers]
     value = auxiliary_loss(model)
     torch.testing.assert_close(value, torch.stack(each).mean())
     value.backward()
@@ -206,7 +246,7 @@ def test_the_check_is_a_table_and_a_picture(tmp_path: Path) -> None:
     assert (tmp_path / "check.svg").read_bytes() == (
         tmp_path / "again.svg"
     ).read_bytes()
-    with pytest.raises(einc.UsageError, match="ends in one of"):
+    with pytest.raises(einc.UsageError, match="end in one of"):
         found.plot(tmp_path / "check.txt")
 
 

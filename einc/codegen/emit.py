@@ -257,10 +257,12 @@ def _forward(out: Writer, module: Module) -> None:
             if is_view(module.body):
                 with out.block("else:"):
                     out.line("y = y.clone()  # rather than x itself")
-        if not has_autocast_dtype(module.body):
+        of_products = has_autocast_dtype(module.body)
+        if not of_products:
             out.lines_of(runtime.AS_AUTOCAST)
-        # What is padded is cut off, and a view is left.
-        whole = ".contiguous()" if is_cut(module.body) else ""
+        # What is padded is cut off, and a view is left; elementwise results lie as x.
+        is_whole = of_products and not is_cut(module.body)
+        whole = "" if is_whole else ".contiguous()"
         out.line(f"return y.reshape(*batch, self.out_features){whole}")
 
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
 
 from einc.errors import UsageError
 from einc.nn.compile import binding_of
-from einc.nn.dense import dense_of
+from einc.nn.dense import Dense, dense_of
 from einc.structure import Structure
 
 
@@ -52,12 +52,17 @@ class Adapted(nn.Module):
             self._add(-1)
             self.merged = False
 
-    def _add(self, sign: int) -> None:
-        adapter: Any = self.adapter
-        if hasattr(adapter, "router"):
+    def check_mergeable(self) -> Dense:
+        """The dense layer. UsageError where the adapter cannot be merged into it."""
+        if hasattr(self.adapter, "router"):
             raise UsageError("a routed structure has no one matrix to merge")
         dense = dense_of(self.base)
-        assert dense is not None
+        if dense is None:
+            raise UsageError(f"{type(self.base).__name__} is not a dense layer")
+        return dense
+
+    def _add(self, sign: int) -> None:
+        dense, adapter = self.check_mergeable(), cast(Any, self.adapter)
         matrix = dense.matrix()
         # What is taken away again is to be the same, wherever that is.
         device = "cpu" if matrix.is_meta else matrix.device.type
@@ -87,10 +92,12 @@ def last_factors(structure: Structure) -> list[str]:
 
 
 def merge(model: nn.Module) -> None:
-    """Merges all adapters of a model."""
-    for module in model.modules():
-        if isinstance(module, Adapted):
-            module.merge()
+    """Merges all adapters of a model, or none: UsageError where one is routed."""
+    found = [module for module in model.modules() if isinstance(module, Adapted)]
+    for module in found:
+        module.check_mergeable()
+    for module in found:
+        module.merge()
 
 
 def unmerge(model: nn.Module) -> None:

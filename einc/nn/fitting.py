@@ -7,12 +7,16 @@ factors. What these fit, and for how long, is decided in `projection`.
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 
 from einc.structure import Axis, Term
+
+MOST = 1 << 27
+"""Numbers that the equations of a factor may be made of: a GiB."""
 
 Factors = dict[str, torch.Tensor]
 Named = tuple[str, ...]
@@ -170,13 +174,29 @@ class TermFit:
 
     # Sweeping
 
-    def sweep(self, factors: Factors, target: torch.Tensor, ridge: float) -> None:
-        """Each factor in turn to its least squares, the others as they are."""
+    def sweep(
+        self, factors: Factors, target: torch.Tensor, ridge: float, deadline: float
+    ) -> None:
+        """Each factor in turn to its least squares, the others as they are.
+
+        Until `deadline`; those whose equations are too large stay as they are.
+        """
         if not self.factors:
             return
         means, counts = self.weighted(target)
         for name in self.factors:
-            self._improve(factors, name, means, counts, ridge)
+            if time.monotonic() > deadline:
+                return
+            if self._equations(name) <= MOST:
+                self._improve(factors, name, means, counts, ridge)
+
+    def _equations(self, name: str) -> int:
+        """How many numbers the others make of which a factor's equations are."""
+        theirs = {i for n, held in self.factors.items() if n != name for i in held}
+        inner = [i for i in self.factors[name] if i not in self.cells and i in theirs]
+        return math.prod(
+            self.shape((*(i for i in self.reached if i in theirs), *inner))
+        )
 
     def _improve(
         self,

@@ -26,6 +26,7 @@ from torch import nn
 
 from einc.analysis.scaling import scales
 from einc.errors import UsageError
+from einc.nn.adapter import last_factors
 from einc.nn.compile import binding_of
 from einc.nn.fitting import Factors, TermFit
 from einc.sizes import Binding
@@ -57,21 +58,50 @@ def project(module: nn.Module, weight: torch.Tensor, *, seconds: float = 30.0) -
     `weight` is (out_features, in_features), as in nn.Linear; the bias is left alone.
     Returns the relative error. `seconds` bounds the refinement: a start is always
     finished. Of a routed structure all experts are set alike, so that each routing
-    gives the same matrix, as when a dense model is made into one of experts.
+    gives the same matrix, as when a dense model is made into one of experts. Raises
+    `UsageError` for a weight of another shape, or one that is not finite and real.
     """
     binding = binding_of(module)
     shape = binding.d_out, binding.d_in
     if tuple(weight.shape) != shape:
         raise UsageError(f"the weight is {tuple(weight.shape)}, not {shape}")
-    if weight.is_meta or not torch.isfinite(weight).all():
-        raise UsageError("the weight has no finite values to project")
-    target = weight.detach().to("cpu", torch.float64)
-    problem = _Problem(binding, target, time.monotonic() + seconds)
-    with torch.random.fork_rng(devices=[]):
+    if any(parameter.is_meta for parameter in (weight, *module.parameters())):
+        raise UsageError("there are no values on the meta device, to project or to set")
+    if weight.is_complex() or not torch.isfinite(weight).all():
+        raise UsageError("the weight is to have real values, all of them finite")
+    with (
+        torch.random.fork_rng(devices=[]),
+        torch.device("cpu"),
+        torch.inference_mode(mode=False),
+        torch.enable_grad(),
+    ):
         torch.manual_seed(0)
-        factors, error = problem.solve()
+        target = weight.detach().to("cpu", torch.float64, copy=True)
+        problem = _Problem(binding, target, time.monotonic() + seconds)
+        zero = None if target.any() else _zero(binding)
+        factors, error = problem.solve() if zero is None else (zero, 0.0)
     _store(module, binding, factors)
     return error
+
+
+def _zero(binding: Binding) -> Factors | None:
+    """Factors of a matrix of zeros that can learn: the last of each term is zero alone.
+
+    None where all factors of a term stand there twice.
+    """
+    structure = binding.structure
+    try:
+        last = last_factors(structure)
+    except UsageError:
+        return None
+    factors = {}
+    for operand in structure.factors:
+        own = [axis for axis in operand.axes if axis.name != structure.routed]
+        std = 0.0 if operand.name in last else scales(binding)[operand.name].std
+        factors[operand.name] = std * torch.randn(
+            binding.shape(own), dtype=torch.float64
+        )
+    return factors
 
 
 @torch.no_grad()
@@ -174,7 +204,7 @@ class _Problem:
         while error > ENOUGH and time.monotonic() < self.deadline:
             for term in terms:
                 rest = sum(t.matrix(factors) for t in terms if t is not term)
-                term.sweep(factors, self.target - rest, ridge)
+                term.sweep(factors, self.target - rest, ridge, self.deadline)
             error, number = self.error(terms, factors), number + 1
             if error < best[1]:
                 best = dict(factors), error

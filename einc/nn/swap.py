@@ -31,6 +31,16 @@ ALL_LINEAR = "all-linear"
 HEADS = ("lm_head", "head", "classifier", "score")
 """Names that output layers go by, where a model does not say which is its own."""
 
+EXCLUDED = "excluded"
+DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+HOOKS = (
+    *("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks"),
+    *("_state_dict_hooks", "_state_dict_pre_hooks"),
+    *("_load_state_dict_pre_hooks", "_load_state_dict_post_hooks"),
+)
+HOOKS_OF_WEIGHTS = ("_backward_hooks", "_post_accumulate_grad_hooks")
+"""Where torch keeps hooks of modules and of tensors: a new layer would not have them."""
+
 Pattern = str | re.Pattern[str] | Callable[[nn.Module, str], bool]
 """The name of a module or the end of it, as PEFT takes it; the whole of it with `*` and
 `?`; a regular expression for the whole; or what takes module and name and says yes or
@@ -96,7 +106,8 @@ def restructure(
     from patterns to these or to (spec, arguments), of which the first that fits a
     layer counts. `include` and `exclude` choose layers by pattern. Output heads, and
     layers whose weight another module has too, are left alone unless a name without
-    wildcards asks for them; the rows say why.
+    wildcards asks for them; the rows say why. A layer of several names is excluded by
+    any of them.
 
     `init="project"` starts from the nearest structured matrix to the dense weight, in
     up to `seconds` a layer, and keeps the bias. `mode="add"` freezes the dense layer
@@ -123,17 +134,23 @@ def restructure(
     if dry_run:
         return Restructuring(tuple(rows), mode)
     made: list[tuple[nn.Module, nn.Module]] = []
-    for i, plan in enumerate(planned):
-        if plan.report is None:
-            continue
-        started = time.perf_counter()
-        new, error = _made(plan.dense, plan.report, init, mode, seconds)
-        made.append((plan.dense.module, new))
-        rows[i] = replace(plan.row, error=error)
-        if progress is not None:
-            told = "" if error is None else f", error {error:.3g}"
-            spent = time.perf_counter() - started
-            progress(f"{plan.row.name}: {plan.row.structure}{told}, {spent:.1f} s")
+    frozen = [(p, p.requires_grad) for p in model.parameters()]
+    try:
+        for i, plan in enumerate(planned):
+            if plan.report is None:
+                continue
+            started = time.perf_counter()
+            new, error = _made(plan, plan.report, init, mode, seconds)
+            made.append((plan.dense.module, new))
+            rows[i] = replace(plan.row, error=error)
+            if progress is not None:
+                told = "" if error is None else f", error {error:.3g}"
+                spent = time.perf_counter() - started
+                progress(f"{plan.row.name}: {plan.row.structure}{told}, {spent:.1f} s")
+    except BaseException:
+        for parameter, flag in frozen:  # adapters freeze what they are beside
+            parameter.requires_grad_(flag)
+        raise
     for old, new in made:
         _put(model, old, new)
     return Restructuring(tuple(rows), mode)
@@ -173,17 +190,24 @@ class _Chooser:
     include: tuple[Pattern, ...]
     exclude: tuple[Pattern, ...]
 
-    def names(self, name: str, module: nn.Module) -> bool:
+    def asks(self, names: Sequence[str], module: nn.Module) -> bool:
+        """Whether a layer of these names is asked for by one of them."""
         keys = tuple(self.spec) if isinstance(self.spec, Mapping) else ()
         plain = filter(_is_plain, (*self.include, *keys))
-        return any(_fits(pattern, name, module) for pattern in plain)
+        return any(_fits(p, name, module) for p in plain for name in names)
 
-    def structure(self, name: str, module: nn.Module) -> StructuredMap | str:
-        """The structure, or why there is none."""
+    def structure(self, names: Sequence[str], module: nn.Module) -> StructuredMap | str:
+        """The structure, or why there is none. Under no name may it be excluded."""
+        found = [self._of(name, module) for name in names]
+        if EXCLUDED in found:
+            return EXCLUDED
+        return next((one for one in found if not isinstance(one, str)), found[0])
+
+    def _of(self, name: str, module: nn.Module) -> StructuredMap | str:
         if not any(_fits(pattern, name, module) for pattern in self.include):
             return "not included"
         if any(_fits(pattern, name, module) for pattern in self.exclude):
-            return "excluded"
+            return EXCLUDED
         chosen: Any = self.spec
         if isinstance(self.spec, Mapping):
             fitting = (c for p, c in self.spec.items() if _fits(p, name, module))
@@ -192,10 +216,16 @@ class _Chooser:
                 return "no pattern fits"
         if isinstance(chosen, StructuredMap):
             return chosen
-        if isinstance(chosen, tuple):
-            found, given = chosen
-            return load(found, **{**self.arguments, **given})
-        return load(chosen, **self.arguments)
+        arguments = self.arguments
+        if isinstance(chosen, tuple) and len(chosen) == 2:
+            chosen, given = chosen
+            arguments = {**arguments, **given}
+        if not isinstance(chosen, str):
+            kind = type(chosen).__name__
+            raise UsageError(
+                f"a structure is a SPEC or what einc.load gives, not {kind}"
+            )
+        return load(chosen, **arguments)
 
 
 @dataclass(frozen=True)
@@ -212,19 +242,23 @@ def _planned(
 ) -> Iterator[_Plan]:
     heads, shared = _heads(model), _shared(model)
     known: dict[tuple[int, int, StructuredMap], Profile] = {}
-    for name, module in model.named_modules():
-        dense = dense_of(module)
+    for names, module in _named(model):
+        dense, name = dense_of(module), names[0]
         if dense is None:
             continue
-        asked = chooser.names(name, module)
-        reason = _must_stay(model, name, module)
-        structure = chooser.structure(name, module)
+        asked = chooser.asks(names, module)
+        reasons = [_must_stay(model, one, module) for one in names]
+        if mode == "add":  # what is frozen and merged would be the others' weight, too
+            reasons.append(shared.get(name, ""))
+        reason = next(filter(None, reasons), "")
+        structure = chooser.structure(names, module)
         if isinstance(structure, str):
             reason = structure
         elif asked and reason:
             raise UsageError(f"`{name}` cannot be changed: {reason}")
         elif not reason and not asked:
-            reason = heads.get(name, "") or shared.get(name, "")
+            is_head = any(one in heads for one in names)
+            reason = "an output head" if is_head else shared.get(name, "")
         report = None
         if not reason and isinstance(structure, StructuredMap):
             key = dense.d_in, dense.d_out, structure
@@ -234,11 +268,21 @@ def _planned(
         yield _Plan(_row(name, dense, report, reason, mode), dense, report)
 
 
+def _named(model: nn.Module) -> list[tuple[list[str], nn.Module]]:
+    """Each module once, with all its names."""
+    found: dict[int, tuple[list[str], nn.Module]] = {}
+    for name, module in model.named_modules(remove_duplicate=False):
+        found.setdefault(id(module), ([], module))[0].append(name)
+    return list(found.values())
+
+
 def _analyzed(
     structure: StructuredMap, dense: Dense, name: str, tokens: int
 ) -> Profile:
     try:
         return compiler.analyze(structure.structure, dense.d_in, dense.d_out, tokens)
+    except UsageError as error:
+        raise UsageError(f"layer `{name}`: {error}") from None
     except SpecError as error:
         raise SpecError(
             [
@@ -287,15 +331,25 @@ def _must_stay(model: nn.Module, name: str, module: nn.Module) -> str:
     parent = model.get_submodule(name.rpartition(".")[0])
     if isinstance(parent, nn.MultiheadAttention):
         return "nn.MultiheadAttention reads its weight directly"
+    if isinstance(parent, Adapted):
+        return "it is the dense layer of an adapter"
     if hasattr(module, "parametrizations"):
         return "it has parametrizations"
-    hooks = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks")
-    if any(getattr(module, kind) for kind in hooks):
+    weight: Any = module.weight
+    if isinstance(weight, nn.parameter.UninitializedParameter):
+        return "it is not initialized"
+    if weight.dtype not in DTYPES and not weight.is_complex():
+        return f"its weight is {weight.dtype}"
+    if "forward" in vars(module):
+        return "its forward is replaced"
+    if any(getattr(module, kind, None) for kind in HOOKS):
         return "it has hooks"
+    if any(getattr(weight, kind, None) for kind in HOOKS_OF_WEIGHTS):
+        return "its weight has hooks"
     return ""
 
 
-def _heads(model: nn.Module) -> dict[str, str]:
+def _heads(model: nn.Module) -> set[str]:
     """The output heads: those that the model names, else those of a usual name."""
     named = []
     for getter in ("get_output_embeddings", "get_classifier"):
@@ -303,25 +357,25 @@ def _heads(model: nn.Module) -> dict[str, str]:
             named.append(getattr(model, getter)())
         except (AttributeError, NotImplementedError, TypeError):
             continue
-    found = {}
-    for name, module in model.named_modules():
+    found = set()
+    for name, module in model.named_modules(remove_duplicate=False):
         if any(module is head for head in named) or name.rpartition(".")[2] in HEADS:
-            found[name] = "an output head"
+            found.add(name)
     return found
 
 
 def _shared(model: nn.Module) -> dict[str, str]:
-    """Layers whose weight another module has, too."""
-    holders: dict[int, list[str]] = {}
+    """Layers of which another module has a parameter, too."""
+    holders: dict[int, list[tuple[str, str]]] = {}
     for name, module in model.named_modules():
-        for parameter in module.parameters(recurse=False):
-            holders.setdefault(id(parameter), []).append(name)
-    found = {}
-    for names in holders.values():
-        for name in names:
-            others = [f"`{other}`" for other in names if other != name]
+        for own, parameter in module.named_parameters(recurse=False):
+            holders.setdefault(id(parameter), []).append((name, own))
+    found: dict[str, str] = {}
+    for places in holders.values():
+        for name, own in places:
+            others = [f"`{other}`" for other, _ in places if other != name]
             if others:
-                found[name] = f"shares its weight with {', '.join(others)}"
+                found[name] = f"shares its {own} with {', '.join(others)}"
     return found
 
 
@@ -329,10 +383,11 @@ def _shared(model: nn.Module) -> dict[str, str]:
 
 
 def _made(
-    dense: Dense, report: Profile, init: str, mode: str, seconds: float
+    plan: _Plan, report: Profile, init: str, mode: str, seconds: float
 ) -> tuple[nn.Module, float | None]:
     """What stands for a dense layer, and the projection's error, if any."""
-    old, error = dense.module, None
+    dense, error = plan.dense, None
+    old = dense.module
     weight = old.weight
     slow_views = weight.dtype is torch.bfloat16 and weight.device.type == "cpu"
     built: Any = class_of(report, dtype="bfloat16" if slow_views else "float32")
@@ -342,7 +397,10 @@ def _made(
         return added.train(old.training), None
     new: Any = built(bias=dense.bias is not None, **options)
     if init == "project":
-        error = project(new, dense.matrix(), seconds=seconds)
+        try:
+            error = project(new, dense.matrix(), seconds=seconds)
+        except UsageError as fault:
+            raise UsageError(f"layer `{plan.row.name}`: {fault}") from None
         if dense.bias is not None:
             with torch.no_grad():
                 new.bias.copy_(dense.bias)

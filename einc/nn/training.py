@@ -37,7 +37,8 @@ def param_groups(
     all rates follow width muP, by the spectral condition (Yang, Simon and Bernstein
     2023). A weight of fan_in to fan_out features has lr * base_fan_in / fan_in under
     AdamW and lr * (fan_out / fan_in) / (base_fan_out / base_fan_in) under SGD; an
-    embedding takes one input, a bias or a norm has one, whatever the width.
+    embedding takes one input, a bias or a norm has one, whatever the width; so has what
+    is added to tokens, a parameter of a module's own with a first dimension of 1.
 
     Decay is decoupled and acts as rate times decay. Weights with two dimensions or
     more have lr * weight_decay of it, whatever their rate; biases, norms and scalars
@@ -51,6 +52,8 @@ def param_groups(
     """
     if optimizer not in ("adamw", "sgd"):
         raise UsageError(f"the optimizer is adamw or sgd, not {optimizer}")
+    if weight_decay < 0:
+        raise UsageError(f"the weight decay is 0 or more, not {weight_decay}")
     groups: dict[tuple[float, bool], dict[str, Any]] = {}
     for name, parameter, multiplier in _multiples(model, optimizer, base):
         decays = parameter.dim() >= 2 and weight_decay > 0
@@ -79,16 +82,21 @@ def _multiples(
     for prefix, module in model.named_modules():
         other = module
         if base is not None:
-            if prefix not in bases:
+            # Beside an adapter stands what the base may have alone.
+            alone = prefix.removesuffix(".base").removesuffix(".adapter")
+            found = bases.get(prefix, bases.get(alone))
+            if found is None:
                 raise UsageError(f"the base model has no module `{prefix}`")
-            other = bases[prefix]
+            other = found
         own = _factors(module, optimizer)
         for name, parameter in module.named_parameters(recurse=False):
             if not parameter.requires_grad or id(parameter) in seen:
                 continue
             seen.add(id(parameter))
-            width = _width_multiple(*_fans(module, other, name), optimizer)
             full = f"{prefix}.{name}" if prefix else name
+            if isinstance(parameter, nn.parameter.UninitializedParameter):
+                raise UsageError(f"`{full}` is not initialized: run a forward first")
+            width = _width_multiple(*_fans(module, other, name), optimizer)
             yield full, parameter, own.get(name, 1.0) * width
 
 
@@ -116,6 +124,10 @@ def _fans(module: Any, base: Any, name: str) -> tuple[Fans, Fans]:
         if getattr(module, name).numel() == 1:
             return (1, 1), (1, 1)
         return _features(module), _features(base)
+    if dense_of(module) is not None:
+        if name == "bias":
+            return (1, _features(module)[1]), (1, _features(base)[1])
+        return _features(module), _features(base)
     return _plain_fans(module, name), _plain_fans(base, name)
 
 
@@ -128,14 +140,18 @@ def _features(module: Any) -> Fans:
 
 def _plain_fans(module: Any, name: str) -> Fans:
     parameter = getattr(module, name)
-    dense = dense_of(module)
-    if dense is not None and name == "weight":
-        return dense.d_in, dense.d_out
-    if isinstance(module, nn.Embedding):
+    if isinstance(module, nn.Embedding | nn.EmbeddingBag):
         return 1, module.embedding_dim
-    if parameter.dim() >= 2:  # of convolutions the kernel counts as inputs
-        return parameter[0].numel(), parameter.shape[0]
-    return 1, max(parameter.numel(), 1)
+    if parameter.dim() < 2:
+        return 1, max(parameter.numel(), 1)
+    is_convolution = isinstance(module, nn.modules.conv._ConvNd)
+    if is_convolution and module.transposed:
+        each = parameter[0, 0].numel()
+        return parameter.shape[0] * each // module.groups, parameter.shape[1]
+    if parameter.shape[0] == 1 and not is_convolution:  # a token or positions, added
+        return 1, parameter.shape[-1]
+    # Of convolutions the kernel counts as inputs.
+    return parameter[0].numel(), parameter.shape[0]
 
 
 def _width_multiple(fans: Fans, base: Fans, optimizer: Optimizer) -> float:
@@ -159,7 +175,8 @@ def auxiliary_loss(model: nn.Module) -> torch.Tensor:
     """The mean of the routing losses of the latest forward, over its routed layers.
 
     Each is read once, as from the layers themselves. Raises RuntimeError where no
-    layer has one: in eval mode, or before a forward.
+    layer has one: in eval mode, or before a forward. A layer that a forward left out
+    offers that of an earlier one which was not read; `model.train()` clears them.
     """
     losses = []
     for layer in routed(model).values():

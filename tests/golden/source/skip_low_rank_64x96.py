@@ -71,7 +71,7 @@ class SkipLowRank64x96(nn.Module):
             # Elementwise products are of all digits.
             dtype = torch.get_autocast_dtype(device)
             y = y.to(dtype) if y.dtype == torch.float32 else y
-        return y.reshape(*batch, self.out_features)
+        return y.reshape(*batch, self.out_features).contiguous()
 
     def contract(self, x: torch.Tensor) -> torch.Tensor:
         """(n, in_features) to (n, out_features), without the bias."""
