@@ -53,7 +53,7 @@ taxonomy predict nn.compile plots drawing.layered drawing.picture
 drawing.columns
 nn.spectrum nn.dense nn.fitting
 nn.adapter
-nn.projection
+nn.projection nn.staying
 api report
 nn.training predict_report
 nn.swap

@@ -25,21 +25,11 @@ from einc.nn.adapter import Adapted, last_factors
 from einc.nn.compile import class_of
 from einc.nn.dense import Dense, dense_of
 from einc.nn.projection import project
+from einc.nn.staying import heads, must_stay, named, shared
 from einc.report import restructuring, signature, text
 
 ALL_LINEAR = "all-linear"
-HEADS = ("lm_head", "head", "classifier", "score")
-"""Names that output layers go by, where a model does not say which is its own."""
-
 EXCLUDED = "excluded"
-DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
-HOOKS = (
-    *("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks"),
-    *("_state_dict_hooks", "_state_dict_pre_hooks"),
-    *("_load_state_dict_pre_hooks", "_load_state_dict_post_hooks"),
-)
-HOOKS_OF_WEIGHTS = ("_backward_hooks", "_post_accumulate_grad_hooks")
-"""Where torch keeps hooks of modules and of tensors: a new layer would not have them."""
 
 Pattern = str | re.Pattern[str] | Callable[[nn.Module, str], bool]
 """The name of a module or the end of it, as PEFT takes it; the whole of it with `*` and
@@ -240,16 +230,16 @@ class _Plan:
 def _planned(
     model: nn.Module, chooser: _Chooser, tokens: int, mode: str
 ) -> Iterator[_Plan]:
-    heads, shared = _heads(model), _shared(model)
+    output_heads, tied = heads(model), shared(model)
     known: dict[tuple[int, int, StructuredMap], Profile] = {}
-    for names, module in _named(model):
+    for names, module in named(model):
         dense, name = dense_of(module), names[0]
         if dense is None:
             continue
         asked = chooser.asks(names, module)
-        reasons = [_must_stay(model, one, module) for one in names]
+        reasons = [must_stay(model, one, module) for one in names]
         if mode == "add":  # what is frozen and merged would be the others' weight, too
-            reasons.append(shared.get(name, ""))
+            reasons.append(tied.get(name, ""))
         reason = next(filter(None, reasons), "")
         structure = chooser.structure(names, module)
         if isinstance(structure, str):
@@ -257,8 +247,8 @@ def _planned(
         elif asked and reason:
             raise UsageError(f"`{name}` cannot be changed: {reason}")
         elif not reason and not asked:
-            is_head = any(one in heads for one in names)
-            reason = "an output head" if is_head else shared.get(name, "")
+            is_head = any(one in output_heads for one in names)
+            reason = "an output head" if is_head else tied.get(name, "")
         report = None
         if not reason and isinstance(structure, StructuredMap):
             key = dense.d_in, dense.d_out, structure
@@ -266,14 +256,6 @@ def _planned(
                 known[key] = _analyzed(structure, dense, name, tokens)
             report = known[key]
         yield _Plan(_row(name, dense, report, reason, mode), dense, report)
-
-
-def _named(model: nn.Module) -> list[tuple[list[str], nn.Module]]:
-    """Each module once, with all its names."""
-    found: dict[int, tuple[list[str], nn.Module]] = {}
-    for name, module in model.named_modules(remove_duplicate=False):
-        found.setdefault(id(module), ([], module))[0].append(name)
-    return list(found.values())
 
 
 def _analyzed(
@@ -322,61 +304,6 @@ def _why_none(planned: Sequence[_Plan]) -> str:
         return "the model has no dense layers"
     reasons = dict.fromkeys(f"`{p.row.name}` {p.row.reason}" for p in planned)
     return "; ".join(list(reasons)[:3]) + "; ..." * (len(reasons) > 3)
-
-
-def _must_stay(model: nn.Module, name: str, module: nn.Module) -> str:
-    """Why a layer cannot be changed, whoever asks."""
-    if not name:
-        return "it is the model itself, and has no place to put another in"
-    parent = model.get_submodule(name.rpartition(".")[0])
-    if isinstance(parent, nn.MultiheadAttention):
-        return "nn.MultiheadAttention reads its weight directly"
-    if isinstance(parent, Adapted):
-        return "it is the dense layer of an adapter"
-    if hasattr(module, "parametrizations"):
-        return "it has parametrizations"
-    weight: Any = module.weight
-    if isinstance(weight, nn.parameter.UninitializedParameter):
-        return "it is not initialized"
-    if weight.dtype not in DTYPES and not weight.is_complex():
-        return f"its weight is {weight.dtype}"
-    if "forward" in vars(module):
-        return "its forward is replaced"
-    if any(getattr(module, kind, None) for kind in HOOKS):
-        return "it has hooks"
-    if any(getattr(weight, kind, None) for kind in HOOKS_OF_WEIGHTS):
-        return "its weight has hooks"
-    return ""
-
-
-def _heads(model: nn.Module) -> set[str]:
-    """The output heads: those that the model names, else those of a usual name."""
-    named = []
-    for getter in ("get_output_embeddings", "get_classifier"):
-        try:
-            named.append(getattr(model, getter)())
-        except (AttributeError, NotImplementedError, TypeError):
-            continue
-    found = set()
-    for name, module in model.named_modules(remove_duplicate=False):
-        if any(module is head for head in named) or name.rpartition(".")[2] in HEADS:
-            found.add(name)
-    return found
-
-
-def _shared(model: nn.Module) -> dict[str, str]:
-    """Layers of which another module has a parameter, too."""
-    holders: dict[int, list[tuple[str, str]]] = {}
-    for name, module in model.named_modules():
-        for own, parameter in module.named_parameters(recurse=False):
-            holders.setdefault(id(parameter), []).append((name, own))
-    found: dict[str, str] = {}
-    for places in holders.values():
-        for name, own in places:
-            others = [f"`{other}`" for other, _ in places if other != name]
-            if others:
-                found[name] = f"shares its {own} with {', '.join(others)}"
-    return found
 
 
 # Changing them
