@@ -276,21 +276,54 @@ def test_another_search_is_not_resumed(tmp_path: Path):
     ]
     texts.append(whole.replace(b'"rows": [[', b'"rows": [[999, ', 1))
     assert texts[-1] != whole
-    kept = json.loads(whole)
-    (walk, *others) = kept["walks"]
-    for change in (
-        {"rows": [[-1] * len(walk["rows"][0]), *walk["rows"][1:]]},
-        {"rows": [[100] * len(walk["rows"][0]), *walk["rows"][1:]]},
-        {"structures": -5},
-        {"classes": -5},
-    ):
-        changed = kept | {"walks": [walk | change, *others]}
-        texts.append(json.dumps(changed).encode())
-    texts.append(json.dumps(kept | {"times": []}).encode())
     for text in texts:
         (tmp_path / NAME).write_bytes(text)
         with pytest.raises(UsageError, match="not the state"):
             search(asked(d=64), state=State(tmp_path))
+
+
+def test_a_damaged_state_is_refused(tmp_path: Path):
+    search(asked(d=64), state=State(tmp_path))
+    whole = (tmp_path / NAME).read_text()
+    rows = json.loads(whole)["walks"][1]["rows"]
+    for change in (
+        {"rows": []},
+        {"rows": [[-1] * len(rows[0]), *rows[1:]]},
+        {"rows": [[100] * len(rows[0]), *rows[1:]]},
+        {"structures": -5},
+        {"classes": 1},
+        {"done": []},
+    ):
+        state = json.loads(whole)
+        assert state["walks"][1] != state["walks"][1] | change
+        state["walks"][1] |= change
+        _is_refused(tmp_path, state)
+    for times in ([], {"x": -1.0}):
+        _is_refused(tmp_path, json.loads(whole) | {"times": times})
+    (tmp_path / NAME).write_text(json.dumps(json.loads(whole), indent=1))
+    assert search(asked(d=64), state=State(tmp_path)).found
+
+
+def _is_refused(folder: Path, state: object) -> None:
+    (folder / NAME).write_text(json.dumps(state))
+    with pytest.raises(UsageError, match="not the state"):
+        search(asked(d=64), state=State(folder))
+
+
+def test_where_a_state_cannot_be_kept_nothing_is_searched(tmp_path: Path):
+    (tmp_path / NAME).with_suffix(".new").mkdir()
+    (tmp_path / "file").touch()
+    # In /proc no folder can be made, and Linux says that it is not there.
+    folders = (tmp_path, tmp_path / "file", Path("/proc/einc"))
+    searched: list[str] = []
+    for folder, message in zip(folders, ("write", "make", "make"), strict=True):
+        with pytest.raises(UsageError, match=f"cannot {message}"):
+            search(
+                asked(d=64),
+                state=State(folder),
+                progress=lambda what, *_: searched.append(what),
+            )
+    assert searched == []
 
 
 def test_measured_times_are_kept(tmp_path: Path):
@@ -426,7 +459,7 @@ def test_ctrl_c_gives_what_there_is(tmp_path: Path):
         env=environment(),
     )
     limit = time.monotonic() + 60
-    while not (tmp_path / NAME).exists() and time.monotonic() < limit:
+    while not _begun(tmp_path / NAME) and time.monotonic() < limit:
         time.sleep(0.1)
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)
@@ -434,6 +467,12 @@ def test_ctrl_c_gives_what_there_is(tmp_path: Path):
     assert b"Traceback" not in err
     document = json.loads(out)
     assert not document["search"]["finished"] and document["rows"]
+
+
+def _begun(state: Path) -> bool:
+    if not state.exists():
+        return False
+    return any(walk["done"] for walk in json.loads(state.read_text())["walks"])
 
 
 def test_ctrl_c_while_the_library_is_measured(monkeypatch: pytest.MonkeyPatch):

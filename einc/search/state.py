@@ -6,6 +6,7 @@ and the times measured. The file is replaced as a whole, never written in place.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Sequence
@@ -33,14 +34,20 @@ class State:
     times: dict[str, float] = field(default_factory=dict)
 
     def load(self, settings: Settings, walks: Sequence[Walk]) -> None:
-        """Brings walks to where they were. Raises `UsageError` for another search's."""
+        """Brings walks to where they were. Raises `UsageError` for another search's.
+
+        Also where they could not be saved: before anything is searched.
+        """
         if self.folder is None:
             return
-        path = self.folder / NAME
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UsageError(f"cannot make `{self.folder}`: {error.strerror}") from None
+        self._read(self.folder / NAME, settings, walks)
+        self.save(settings, walks)
+
+    def _read(self, path: Path, settings: Settings, walks: Sequence[Walk]) -> None:
         try:
             data = path.read_bytes()
         except FileNotFoundError:
@@ -49,7 +56,7 @@ class State:
             raise UsageError(f"cannot read `{path}`: {error.strerror}") from None
         try:
             kept = json.loads(data)
-            if kept["schema"] != SCHEMA:
+            if kept["schema"] != SCHEMA or kept.pop("digest") != _digest(kept):
                 raise ValueError
             if kept["search"] != _described(settings):
                 raise UsageError(
@@ -58,21 +65,14 @@ class State:
             for walk, known in zip(walks, kept["walks"], strict=True):
                 _restore(walk, known)
             self.times = {str(k): float(v) for k, v in kept["times"].items()}
-        except (
-            LookupError,
-            TypeError,
-            ValueError,
-            AttributeError,
-            OverflowError,
-            RecursionError,
-        ):
+        except (LookupError, TypeError, ValueError, OverflowError, RecursionError):
             raise UsageError(f"`{path}` is not the state of a search") from None
 
     def save(self, settings: Settings, walks: Sequence[Walk]) -> None:
         """Keeps how far walks are. Raises `UsageError` where it cannot be written."""
         if self.folder is None:
             return
-        document = {
+        document: dict[str, Any] = {
             "schema": SCHEMA,
             "search": _described(settings),
             "walks": [
@@ -86,6 +86,7 @@ class State:
             ],
             "times": self.times,
         }
+        document["digest"] = _digest(document)
         path = self.folder / NAME
         new = path.with_suffix(".new")
         try:
@@ -97,18 +98,14 @@ class State:
 
 def _restore(walk: Walk, known: dict[str, Any]) -> None:
     rows = np.array(known["rows"], np.int8).reshape(-1, len(walk.space.indices))
-    done, classes, structures = known["done"], known["classes"], known["structures"]
-    if (
-        (rows < 0).any()
-        or not len(rows) <= structures
-        or not 0 <= classes <= structures
-    ):
-        raise ValueError
     walk.pool.add(*walk.scored(rows, walk.parts))
-    if len(walk.pool.rows) != len(rows):  # all that are kept keep the limits
-        raise ValueError
-    walk.done = {int(of_x) for of_x in done}
-    walk.classes, walk.structures = int(classes), int(structures)
+    walk.done = {int(of_x) for of_x in known["done"]}
+    walk.classes, walk.structures = int(known["classes"]), int(known["structures"])
+
+
+def _digest(document: dict[str, Any]) -> str:
+    """Of all else that is kept: rows that are missing look like none that are good."""
+    return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()
 
 
 def _described(settings: Settings) -> dict[str, Any]:
