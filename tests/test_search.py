@@ -424,6 +424,23 @@ def test_what_is_saved_is_a_structure_like_any(tmp_path: Path):
     assert not (folder / "found_99.ein").exists()
 
 
+def test_what_an_earlier_search_saved_is_replaced(tmp_path: Path):
+    def names(top: int) -> set[str]:
+        options = "--in 64 --factors 2 --force --top".split()
+        ended = call("search", *options, str(top), "--save", str(tmp_path))
+        assert ended.status == 0
+        return {path.name for path in tmp_path.iterdir()}
+
+    own = {"found_x.ein", "found_02.ein", "found_2.ein.old", "my_found_2.ein"}
+    for name in own:
+        (tmp_path / name).write_text("kept")
+    assert names(3) - own == {"found_1.ein", "found_2.ein", "found_3.ein"}
+    assert names(1) == {"found_1.ein", *own}
+    (tmp_path / "found_7.ein").mkdir()
+    refused = call("search", "--in", "64", "--force", "--save", str(tmp_path))
+    assert refused.status == 2 and "it is not a file" in refused.err
+
+
 def test_times_are_measured_and_the_front_is_drawn(tmp_path: Path):
     plot = tmp_path / "front.svg"
     ended = call(
@@ -475,7 +492,9 @@ def _begun(state: Path) -> bool:
     return any(walk["done"] for walk in json.loads(state.read_text())["walks"])
 
 
-def test_ctrl_c_while_the_library_is_measured(monkeypatch: pytest.MonkeyPatch):
+def test_ctrl_c_while_the_library_is_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     """The last of what is measured, after all that was searched for."""
 
     def interrupted(settings: object, measure: object) -> Iterator[Judged]:
@@ -483,10 +502,15 @@ def test_ctrl_c_while_the_library_is_measured(monkeypatch: pytest.MonkeyPatch):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(request, "compared", interrupted)
-    ended = call("search", "--in", "64", "--factors", "2", "--top", "2", "--json")
+    options = "search --in 64 --factors 2 --top 2".split()
+    plot = tmp_path / "front.svg"
+    objectives = "--objective flops --objective params".split()
+    ended = call(*options, *objectives, "--json", "--plot", str(plot))
     assert ended.status == 130
+    assert "btt" in plot.read_text()
     document = ended.json
-    assert len(document["rows"]) == 2
+    assert len(document["rows"]) == 2 and not document["search"]["finished"]
+    assert "stopped before the end" in call(*options).out
     assert [row["structure"] for row in document["compared"]] == ["btt"]
 
 
@@ -498,9 +522,13 @@ def test_ranks_of_the_library_are_certified_too():
         assert document["rows"][0]["rank"][key] == ranks["monarch"][key]
 
 
-def test_what_does_not_take_the_features_is_not_compared():
-    ended = call(*"search --in 2000000 --factors 2 --top 1 --json".split())
+def test_what_does_not_take_the_features_is_not_compared(tmp_path: Path):
+    plot = tmp_path / "front.svg"
+    objectives = "--objective flops --objective params".split()
+    options = "search --in 2000000 --factors 2 --top 1 --json".split()
+    ended = call(*options, *objectives, "--plot", str(plot))
     assert ended.status == 0 and ended.json["rows"]
+    assert "monarch" in plot.read_text()
     names = [row["structure"] for row in ended.json["compared"]]
     assert "dense" not in names and "monarch" in names
 

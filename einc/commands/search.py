@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -24,7 +25,8 @@ from einc.output import (
 
 if TYPE_CHECKING:
     from einc.search.found import Judged
-    from einc.search.run import Measure
+    from einc.search.run import Measure, Result
+    from einc.search.walk import Settings
 
 T = TypeVar("T")
 J = TypeVar("J", bound="Judged")
@@ -101,14 +103,11 @@ def search(
             others, interrupted = _until_interrupted(
                 request.compared(settings, measured)
             )
+        result.finished = result.finished and not interrupted
         result.found, interrupted = _certified(result.found, interrupted)
         compared, interrupted = _certified(others, interrupted)
         if save is not None:
-            for earlier in _saved(save):
-                earlier.unlink()
-            for found in result.found:
-                path = save / f"{found.profile.name}.ein"
-                write_file(path, written.ein(found, settings), force)
+            _save(save, result, settings, force)
         if plot is not None:
             from einc.search import picture
 
@@ -124,21 +123,38 @@ def search(
 
 def _check_folder(folder: Path, force: bool) -> None:
     """Raises `UsageError` where what is found could not be saved."""
+    from einc.search.run import NAME
+
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UsageError(f"cannot make `{folder}`: {error.strerror}") from None
-    there = _saved(folder)
-    if there and not force:
-        raise UsageError(f"`{there[0]}` exists; --force replaces files of such names")
+    for path in (folder / f"{NAME}_1.ein", *_saved(folder)):
+        check_free(path, force)
 
 
 def _saved(folder: Path) -> list[Path]:
     """The files that a search has saved there."""
     from einc.search.run import NAME
 
-    found = sorted(folder.glob(f"{NAME}_*.ein"))
-    return [path for path in found if path.stem.removeprefix(f"{NAME}_").isdecimal()]
+    named = re.compile(rf"{NAME}_[1-9][0-9]*\.ein").fullmatch
+    return sorted(path for path in folder.glob(f"{NAME}_*.ein") if named(path.name))
+
+
+def _save(folder: Path, result: Result, settings: Settings, force: bool) -> None:
+    """A file each; with `force` what another search saved beside them is removed."""
+    from einc.search import written
+
+    files = {folder / f"{one.profile.name}.ein": one for one in result.found}
+    for path, found in files.items():
+        write_file(path, written.ein(found, settings), force)
+    for path in _saved(folder):
+        if force and path not in files:
+            try:
+                path.unlink()
+            except OSError as error:
+                reason = f"cannot remove `{path}`: {error.strerror}"
+                raise UsageError(reason) from None
 
 
 def _measure(tokens: int) -> Measure:

@@ -47,7 +47,7 @@ def front(
         *points(named), "o", color="black", fillstyle="none", label="found, named"
     )
     axes.plot(*points(novel), "o", color="black", label="found, without a name")
-    for one, marker in zip(compared, MARKERS, strict=True):
+    for one, marker in zip(compared, MARKERS, strict=False):
         place = points([one])
         name = one.profile.name
         axes.plot(*place, marker, color="black", fillstyle="left", label=name)
