@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
+from decimal import Decimal
 
 from einc.errors import counted
 
@@ -12,7 +12,7 @@ UNITS = ((1.0, "s"), (1e-3, "ms"), (1e-6, "us"), (1e-9, "ns"))
 
 def unit(seconds: float) -> tuple[float, str]:
     """The unit in which three digits of seconds are at least 1, or the smallest."""
-    return next((u for u in UNITS if _rounded(seconds) >= u[0]), UNITS[-1])
+    return next((u for u in UNITS if float(_rounded(seconds)) >= u[0]), UNITS[-1])
 
 
 def digits(value: float) -> str:
@@ -21,14 +21,13 @@ def digits(value: float) -> str:
     >>> [digits(v) for v in (0.0123, 1.234, 56.78, 99.96, 1234.5)]
     ['0.0123', '1.23', '56.8', '100', '1,234']
     """
-    size = abs(_rounded(value))
-    places = 2 - math.floor(math.log10(size)) if size else 2
-    return f"{value:,.{max(places, 0)}f}"
+    rounded = _rounded(value)
+    return f"{Decimal(rounded):f}" if abs(float(rounded)) < 100 else f"{value:,.0f}"
 
 
-def _rounded(value: float) -> float:
-    """To three digits."""
-    return float(f"{value:.3g}")
+def _rounded(value: float) -> str:
+    """To three digits, with an exponent."""
+    return f"{value:.2e}"
 
 
 def text(seconds: float) -> str:

@@ -6,6 +6,7 @@ What a machine really does is no matter of these tests.
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -477,6 +478,19 @@ def test_from_how_many_tokens_on(faster: set[int], first: int | None, sentence: 
     ratios = {n: 0.5 if n in faster else 1.0 for n in (1, 16, 256)}
     assert times.crossover(ratios) == first
     assert times.faster(ratios, "measured") == f"faster than nn.Linear {sentence}"
+
+
+def test_numbers_are_rounded_before_their_form_is_chosen():
+    digits = {99.96: "100", 9.996: "10.0", 1e-5: "0.0000100", 0.0: "0.00"}
+    digits |= {-99.96: "-100", math.inf: "inf", math.nan: "nan"}
+    assert {value: times.digits(value) for value in digits} == digits
+    texts = {
+        0.09997: "100 ms",
+        0.9999999: "1.00 s",
+        9.996e-7: "1.00 us",
+        0.0: "0.00 ns",
+    }
+    assert {seconds: times.text(seconds) for seconds in texts} == texts
 
 
 # The command
