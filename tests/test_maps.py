@@ -178,6 +178,12 @@ def test_a_picture_has_room_for_so_many_and_a_page_for_all() -> None:
     assert "s150" in drawn(many, "title", "html").decode()
 
 
+def test_a_picture_does_not_grow_with_names_without_limit() -> None:
+    shown = [*placed(), own("a" * 100_000, "0", "1", "1")]
+    with pytest.raises(UsageError, match="no room for the names"):
+        picture(shown, "svg")
+
+
 def test_formats(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, format in {"a.svg": "svg", "b.HTML": "html"}.items():
         assert plots.file_format(Path(name), FORMATS) == format

@@ -14,6 +14,7 @@ from textwrap import wrap
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from einc import plots
+from einc.drawing.picture import Font, width_of
 from einc.errors import UsageError
 from einc.maps.places import Place
 from einc.plots import Box, Label, Point
@@ -35,6 +36,7 @@ INCH = 72
 """In points, as all lengths here."""
 MOST = 150
 """Structures on a picture: it grows with their labels."""
+MAX_WIDTH = 60 * INCH
 LINE = 24
 """Letters in a line of a label, unless it has many names."""
 REACH: Any = {"facecolor": "0.93", "edgecolor": "0.6", "linewidth": 0.6}
@@ -88,7 +90,8 @@ class Panel:
 def figure(places: Sequence[Place]) -> Figure:
     """At full rank nu over omega, and below it nu over psi; a label a point.
 
-    It grows until all labels have room. Raises `UsageError` for more than `MOST` places.
+    It grows until all labels have room. Raises `UsageError` for more than `MOST` places,
+    and where it would be wider than `MAX_WIDTH`, as with long names.
     """
     if len(places) > MOST:
         raise UsageError(
@@ -98,6 +101,10 @@ def figure(places: Sequence[Place]) -> Figure:
     scale = 1.0
     while True:
         panels = _panels(places, scale)
+        if panels[-1].frame.right + RIGHT > MAX_WIDTH:
+            raise UsageError(
+                "a picture of the map has no room for the names: .html has it for all"
+            )
         labels = [_labels(panel) for panel in panels]
         found = [each for each in labels if each is not None]
         if len(found) == len(panels):
@@ -196,19 +203,11 @@ def _named(place: Place) -> str:
 
 def _labels(panel: Panel) -> list[Label] | None:
     """Off the edges of what two factors reach, if there is room."""
-    from matplotlib.font_manager import FontProperties
-    from matplotlib.textpath import text_to_path
-
-    def width(text: str, bold: bool) -> float:
-        font = FontProperties(size=FONT, weight="bold" if bold else "normal")
-        found, _, _ = text_to_path.get_text_width_height_descent(text, font, False)
-        return float(found) + 2
-
     spots = [
         plots.Spot(
             panel.point(mark.at),
             mark.radius,
-            max(width(*line) for line in mark.lines),
+            max(width_of(text, Font(FONT, bold)) + 2 for text, bold in mark.lines),
             LEADING * len(mark.lines),
         )
         for mark in panel.marks
