@@ -550,6 +550,19 @@ def test_no_flops_have_no_ideal():
     assert call(*given).status == 0
 
 
+def test_what_has_no_value_is_not_explained():
+    from einc.report import text
+
+    profile = report("monarch", 64, 64, 1)
+    one = row(1, 1e-5, 3e-5)
+    found = text(bench_report.shown(profile, CEILINGS, [one]))
+    assert "predicted" not in found and "x ideal: " in found
+    # 8,192 FLOPs in 30 us.
+    assert "(nn.Linear at best 0.273)" in found
+    diagonal = replace(one, share=0.0)
+    assert "x ideal" not in text(bench_report.shown(profile, CEILINGS, [diagonal]))
+
+
 def test_narrow_terminals_are_spared_the_quartiles(calibrated: Calibration):
     from einc.report import text
 
