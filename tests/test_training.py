@@ -171,6 +171,9 @@ def test_used_wrongly() -> None:
         param_groups(Mlp(8), 1.0, optimizer="muon")  # type: ignore[arg-type]
     with pytest.raises(einc.UsageError, match="no module `0`"):
         param_groups(nn.Sequential(nn.Linear(8, 8)), 1.0, base=Mlp(8))
+    named = nn.ModuleDict({"x": nn.ModuleDict({"base": nn.Linear(8, 8)})})
+    with pytest.raises(einc.UsageError, match=r"no module `x\.base`"):  # no adapter
+        param_groups(named, 1.0, base=nn.ModuleDict({"x": nn.Linear(4, 4)}))
 
 
 # Routing

@@ -46,8 +46,7 @@ ALIGNMENT = 8
 ARGUMENTS = frozenset(
     """
     x gates chosen grad n k r places tokens gate rows scaled chunk total torch nn math
-    len
-    expert order ends incoming left right
+    len expert order ends incoming left right
     """.split()
 )
 """What the experts' functions call their own."""

@@ -16,6 +16,7 @@ from torch import nn
 
 from einc import plots
 from einc.errors import UsageError
+from einc.nn.adapter import Adapted
 from einc.nn.dense import dense_of
 from einc.report import coordinates, text
 
@@ -78,16 +79,18 @@ def _multiples(
 ) -> Iterable[tuple[str, nn.Parameter, float]]:
     """Each parameter that needs a gradient, once, with the multiple of its rate."""
     bases = dict(base.named_modules()) if base is not None else {}
+    named = dict(model.named_modules())
     seen: set[int] = set()
-    for prefix, module in model.named_modules():
+    for prefix, module in named.items():
         other = module
         if base is not None:
-            # Beside an adapter stands what the base may have alone.
-            alone = prefix.removesuffix(".base").removesuffix(".adapter")
-            found = bases.get(prefix, bases.get(alone))
-            if found is None:
+            known = prefix
+            around = prefix.rpartition(".")[0]
+            if known not in bases and isinstance(named.get(around), Adapted):
+                known = around  # the layer itself, which has no adapter there
+            if known not in bases:
                 raise UsageError(f"the base model has no module `{prefix}`")
-            other = found
+            other = bases[known]
         own = _factors(module, optimizer)
         for name, parameter in module.named_parameters(recurse=False):
             if not parameter.requires_grad or id(parameter) in seen:
