@@ -1,6 +1,6 @@
 """Settings of every test: hypothesis draws the same examples on every run, and
-processes can be
-interrupted."""
+processes can be interrupted.
+"""
 
 from __future__ import annotations
 

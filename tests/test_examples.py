@@ -55,9 +55,11 @@ def test_figures_in_comments(path: Path):
     shapes = [(int(a), int(b)) for a, b in AT.findall(text)]
     assert (1024, 1024) in shapes
     for shape in shapes:
-        report = structure.analyze(*shape)
-        quoted = figures_line(report), figures_line(report, rank=False)
-        assert any(f"{lines}\n" in text for lines in quoted), quoted[0]
+        # A rank that is not quoted need not be proved.
+        lines = figures_line(structure.analyze(*shape, certify=False), rank=False)
+        if f"{lines}\n" not in text:
+            lines = figures_line(structure.analyze(*shape))
+        assert f"{lines}\n" in text
 
 
 @pytest.mark.parametrize("path", FILES, ids=stems(FILES))

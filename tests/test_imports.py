@@ -71,3 +71,17 @@ def test_this_test_can_fail():
     tied = "y[o] = x[i] * U[i, r] * U[o, r]  r = 2"
     asked = command("analyze", "-e", tied, "--in", "8")
     assert {"numpy", "flint"} <= imports_of(asked)
+
+
+def test_models_without_values_do_not_wait_for_torch_s_compiler():
+    """A study begins seconds sooner: sympy and triton come with the compiler."""
+    code = """
+from torch import nn
+from einc.scale import layers
+with layers.without_values():
+    made = nn.ModuleList([layers.dense(3, 4), nn.Embedding(5, 6)])
+assert [[*p.shape] for p in made.parameters()] == [[4, 3], [4], [5, 6]]
+assert all(p.is_meta for p in made.parameters())
+"""
+    found = imports_of(code)
+    assert "torch" in found and not found & {"sympy", "triton"}

@@ -5,8 +5,6 @@ from __future__ import annotations
 import copy
 import gc
 import pickle
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -179,28 +177,26 @@ def test_exported(spec: str) -> None:
     torch.testing.assert_close(exported.module()(ids), model(ids))
 
 
-@contextmanager
-def joined(rank: int, path: str) -> Iterator[None]:
-    """One of two processes that talk through gloo, until both are done."""
+SHARDED = ["btt", "btt_moe"]
+
+
+def _distributed(rank: int, path: str) -> None:
+    """One of two processes that talk through gloo, each with half of a batch."""
     store = f"file://{path}/store"
     torch.distributed.init_process_group(
         "gloo", init_method=store, rank=rank, world_size=2
     )
-    yield
+    found = {spec: _trained_in_shards(rank, spec) for spec in SHARDED}
+    gradients = _gradients_of_replicas(rank)
+    if rank == 0:
+        torch.save((found, gradients), f"{path}/found.pt")
     gc.collect()  # what a graph still holds of the group
     torch.distributed.barrier()
     torch.distributed.destroy_process_group()
 
 
-def _sharded(rank: int, path: str, spec: str) -> None:
-    """Its half of the batch, parameters sharded by block."""
-    with joined(rank, path):
-        full = _trained_in_shards(rank, spec)
-        if rank == 0:
-            torch.save(full, f"{path}/sharded.pt")
-
-
 def _trained_in_shards(rank: int, spec: str) -> dict[str, torch.Tensor]:
+    """Parameters sharded by block."""
     from torch.distributed.fsdp import fully_shard
 
     mesh = torch.distributed.init_device_mesh("cpu", (2,))
@@ -216,6 +212,13 @@ def _trained_in_shards(rank: int, spec: str) -> dict[str, torch.Tensor]:
     return {name: p.full_tensor() for name, p in model.state_dict().items()}
 
 
+def _gradients_of_replicas(rank: int) -> list[torch.Tensor]:
+    model, ids = _whole("btt")
+    parallel = nn.parallel.DistributedDataParallel(model)
+    _task(parallel, ids[rank::2]).backward()
+    return [p.grad for p in model.parameters()]
+
+
 def _whole(spec: str) -> tuple[nn.Module, torch.Tensor]:
     model, _ = swapped("gpt", spec)
     return model, torch.randint(50, (4, 16), generator=torch.Generator().manual_seed(3))
@@ -227,35 +230,22 @@ def _task(model: nn.Module, ids: torch.Tensor) -> torch.Tensor:
     return swap_gpt.loss(model, ids)
 
 
-@AROUND
-def test_fully_sharded(spec: str, tmp_path: Path) -> None:
-    multiprocessing.spawn(_sharded, (str(tmp_path), spec), nprocs=2)
-    model, ids = _whole(spec)
-    optimizer = torch.optim.SGD(einc.nn.param_groups(model, 0.1, optimizer="sgd"))
-    for _ in range(2):
-        optimizer.zero_grad()
-        ((_task(model, ids[0::2]) + _task(model, ids[1::2])) / 2).backward()
-        optimizer.step()
-    found = torch.load(tmp_path / "sharded.pt")
-    for name, value in model.state_dict().items():
-        torch.testing.assert_close(found[name], value, msg=name)
-
-
-def _parallel(rank: int, path: str) -> None:
-    with joined(rank, path):
-        model, ids = _whole("btt")
-        parallel = nn.parallel.DistributedDataParallel(model)
-        _task(parallel, ids[rank::2]).backward()
-        if rank == 0:
-            torch.save([p.grad for p in model.parameters()], f"{path}/gradients.pt")
-
-
-def test_distributed_data_parallel(tmp_path: Path) -> None:
-    multiprocessing.spawn(_parallel, (str(tmp_path),), nprocs=2)
+def test_fully_sharded_and_distributed_data_parallel(tmp_path: Path) -> None:
+    """Two processes for both: to start them takes longer than what they do."""
+    multiprocessing.spawn(_distributed, (str(tmp_path),), nprocs=2)
+    found, gradients = torch.load(tmp_path / "found.pt")
+    for spec in SHARDED:
+        model, ids = _whole(spec)
+        optimizer = torch.optim.SGD(einc.nn.param_groups(model, 0.1, optimizer="sgd"))
+        for _ in range(2):
+            optimizer.zero_grad()
+            ((_task(model, ids[0::2]) + _task(model, ids[1::2])) / 2).backward()
+            optimizer.step()
+        for name, value in model.state_dict().items():
+            torch.testing.assert_close(found[spec][name], value, msg=name)
     model, ids = _whole("btt")
     ((_task(model, ids[0::2]) + _task(model, ids[1::2])) / 2).backward()
-    found = torch.load(tmp_path / "gradients.pt")
-    torch.testing.assert_close(found, [p.grad for p in model.parameters()])
+    torch.testing.assert_close(gradients, [p.grad for p in model.parameters()])
 
 
 # What looks for nn.Linear

@@ -100,7 +100,7 @@ def test_roles(text: str) -> None:
     check(one, native_class(one, "bfloat16")(), 37)
 
 
-@settings(max_examples=10, deadline=None, suppress_health_check=FEW_ARE_CHAINS)
+@settings(max_examples=6, deadline=None, suppress_health_check=FEW_ARE_CHAINS)
 @given(exact(least=2, most=3), st.integers(1, 40))
 def test_random_structures(one: Case, n: int) -> None:
     assume(lowered(one) is not None)

@@ -29,7 +29,7 @@ def gates_of(module: nn.Module) -> tuple[torch.Tensor, ...]:
 
 
 def error(module: nn.Module, weight: torch.Tensor) -> float:
-    found = module.to_dense(*gates_of(module))
+    found = module.to_dense(*gates_of(module)).detach()
     return float((found - weight).norm() / weight.norm())
 
 
@@ -118,7 +118,7 @@ def test_tensor_trains_are_within_tt_svd_s_bound() -> None:
     assert least - 1e-12 <= found <= least * 2**0.5 + 1e-12
 
 
-@settings(max_examples=40)
+@settings(max_examples=30)
 @given(exact(0, 3))
 def test_random_structures_are_fitted_no_worse_than_by_zero(case: Case) -> None:
     """Diagonals, repeated and padded features, private and shared indices."""
@@ -126,7 +126,7 @@ def test_random_structures_are_fitted_no_worse_than_by_zero(case: Case) -> None:
     module = made(bias=False, dtype=torch.float64)
     torch.manual_seed(0)
     weight = torch.randn(case.d_out, case.d_in, dtype=torch.float64)
-    found = project(module, weight, seconds=1.0)
+    found = project(module, weight, seconds=0.2)
     assert error(module, weight) == pytest.approx(found, abs=1e-9)
     if case.equation.factors:
         assert found <= 1 + 1e-9
@@ -256,10 +256,10 @@ def test_the_random_generator_is_left_alone() -> None:
     torch.manual_seed(5)
     project(layer("low_rank", 8, 8, rank=2), torch.eye(8))
     torch.manual_seed(5)
-    first = layer("cp", 16, 16)
-    project(first, torch.eye(16), seconds=5)
-    second = layer("cp", 16, 16)
-    project(second, torch.eye(16), seconds=5)
+    first, second = layer("cp", 4, 4), layer("cp", 4, 4)
+    for module in (first, second):
+        # From random starts, and done long before it would be out of time.
+        assert project(module, torch.eye(4), seconds=600) < 1e-6
     assert torch.equal(first.A, second.A)
     torch.manual_seed(5)
     assert torch.equal(torch.rand(3), expected)

@@ -70,7 +70,7 @@ def check(case: Case) -> tuple[Rank, int]:
     return by_theorem.figures.rank, rank
 
 
-@settings(max_examples=400)
+@settings(max_examples=250)
 @given(any_case())
 def test_random_structures(case: Case) -> None:
     check(case)

@@ -102,7 +102,7 @@ def check(case: Case, module: Any, tokens: int) -> None:
         compare(one, other)
 
 
-@settings(one_failure, max_examples=150)
+@settings(one_failure, max_examples=80)
 @given(
     routed(),
     st.sampled_from(ORDERS),
@@ -124,7 +124,7 @@ def flops(run: Any) -> int:
     return int(mode.get_total_flops())
 
 
-@one_failure
+@settings(one_failure, max_examples=60)
 @given(routed(), st.sampled_from(ORDERS), st.integers(1, 40))
 def test_flops_are_what_torch_counts(case: Case, order: Any, tokens: int) -> None:
     structure = case.load()
@@ -161,7 +161,7 @@ def operators(made: type[nn.Module]) -> tuple[Any, Any]:
     return forward, backward
 
 
-@one_failure
+@settings(one_failure, max_examples=60)
 @given(routed(), st.integers(0, 9), st.integers(1, 3))
 def test_operators_run_the_flops_that_they_declare(
     case: Case, tokens: int, seed: int

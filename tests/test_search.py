@@ -205,7 +205,7 @@ def test_indices_of_both_sides():
 
 
 def test_least_of_all_hypergraphs():
-    result = search(asked("nu", factors=3))
+    result = search(asked("nu", factors=3, parts=3))
     assert [least.extreme.value for least in result.least if least.extreme] == [
         1,
         Fraction(1, 2),
@@ -218,7 +218,7 @@ def test_least_of_all_hypergraphs():
 
 
 def test_the_seed_changes_nothing():
-    wanted = asked("params", "flops", d=256, factors=3, flops="0.3x")
+    wanted = asked("params", "flops", d=256, factors=3, flops="0.3x", parts=3)
     assert texts(search(wanted)) == texts(search(replace(wanted, seed=7)))
     pareto = replace(wanted, pareto=True)
     assert texts(search(pareto)) == texts(search(replace(pareto, seed=7)))
@@ -226,7 +226,8 @@ def test_the_seed_changes_nothing():
 
 @pytest.mark.parametrize("pareto", [False, True])
 def test_a_stopped_search_has_something_and_goes_on(tmp_path: Path, pareto: bool):
-    wanted = asked("params", "flops", d=256, factors=3, flops="0.3x", pareto=pareto)
+    limits = {"flops": "0.3x", "parts": 3}
+    wanted = asked("params", "flops", d=256, factors=3, pareto=pareto, **limits)
     whole = search(wanted)
 
     def stop(what: str, done: int, of: int) -> None:
@@ -558,6 +559,8 @@ def test_nothing_of_torch_is_needed():
 
 
 def test_a_terminal_shows_how_far_it_is():
-    shown = in_terminal("search", "--in", "64", "--top", "1", columns=120)
+    shown = in_terminal(
+        "search", "--in", "64", "--factors", "2", "--top", "1", columns=120
+    )
     assert "searching" in shown and "(Ctrl-C stops it)" in shown
     assert "found_1" in shown

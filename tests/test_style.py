@@ -37,7 +37,7 @@ def lengthened(case: Case, length: int) -> str:
     return re.sub(rf"\b({names})\b", rf"\1{'g' * length}", case.text)
 
 
-@settings(max_examples=100)
+@settings(max_examples=60)
 @given(
     st.one_of(any_case(), routed()),
     st.sampled_from(ORDERS),

@@ -5,8 +5,13 @@ In: features. Out: modules. Which contestant stands where is `models`'.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 
 def dense(d_in: int, d_out: int) -> nn.Linear:
@@ -26,6 +31,24 @@ def head(d_in: int, d_out: int) -> nn.Linear:
     nn.init.zeros_(layer.weight)
     nn.init.zeros_(layer.bias)
     return layer
+
+
+class _Undrawn(TorchFunctionMode):
+    """Tensors stay as they are where they would be filled with normal values."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        given = kwargs or {}
+        return given["tensor"] if func is nn.init.normal_ else func(*args, **given)
+
+
+@contextmanager
+def without_values() -> Iterator[None]:
+    """What is made has shapes alone: on the meta device, where torch would import its
+    compiler, which takes seconds, to draw normal values that are not there."""
+    with torch.device("meta"), _Undrawn():
+        yield
 
 
 class FeedForward(nn.Module):

@@ -26,7 +26,7 @@ from filelock import FileLock, Timeout
 
 from einc import __version__
 from einc.errors import UsageError
-from einc.scale import budget, compute, job, tasks, tuning
+from einc.scale import budget, compute, job, layers, tasks, tuning
 from einc.scale.contestants import Contestant
 from einc.scale.job import Job, Result, Stage
 from einc.scale.settings import Settings
@@ -284,7 +284,7 @@ class Study:
         task, found = self._task, {}
         for one in self.settings.contestants:
             for width in self.settings.widths:
-                with torch.device("meta"):
+                with layers.without_values():
                     model = task.model(one, width, self.settings.depth)
                 total = sum(p.numel() for p in model.parameters())
                 if total > MOST_PARAMETERS:

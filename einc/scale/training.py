@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from einc.nn.training import auxiliary_loss, param_groups, routed
-from einc.scale import compute, parallel, tasks
+from einc.scale import compute, layers, parallel, tasks
 from einc.scale.job import Job, Result
 from einc.scale.tasks import Batch, Task
 
@@ -99,7 +99,7 @@ def _trained(
 
 def optimizer(model: nn.Module, job: Job, task: Task) -> torch.optim.Optimizer:
     """AdamW without decay, by width muP from the base width."""
-    with torch.device("meta"):
+    with layers.without_values():
         base = task.model(job.contestant, job.base_width, job.depth)
     groups = param_groups(model, job.lr, base=base)
     return torch.optim.AdamW(groups, betas=BETAS, weight_decay=0.0, fused=True)
