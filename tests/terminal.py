@@ -86,6 +86,11 @@ einc = cache(call)
 """For what reads no file that a test writes: each command is run once."""
 
 
+def children(process: int) -> list[str]:
+    """The numbers of the processes that one has started, on Linux."""
+    return Path(f"/proc/{process}/task/{process}/children").read_text().split()
+
+
 def in_terminal(*arguments: str, columns: int = 80, **env: str) -> str:
     """What einc writes to a terminal of `columns` columns, line ends as `\\n`."""
     import fcntl

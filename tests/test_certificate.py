@@ -9,12 +9,13 @@ import signal
 import subprocess
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from ranks import RANDOM, Sample, drawn, eliminated, family, judge, matrix
 from structures import Case, exact
-from terminal import COMMAND, Ended, call, environment
+from terminal import COMMAND, Ended, call, children, environment
 
 import einc
 from einc.analysis import certificate, elimination
@@ -289,10 +290,14 @@ def started(*arguments: str, **streams: int) -> subprocess.Popen[str]:
     )
 
 
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="needs /proc")
 def test_an_interrupt_leaves_the_bound() -> None:
     """And no process behind."""
     process = started("--in", "4000", stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    time.sleep(3.5)
+    until = time.monotonic() + 60
+    while not children(process.pid) and time.monotonic() < until:
+        time.sleep(0.05)
+    time.sleep(0.5)
     assert process.poll() is None
     os.killpg(process.pid, signal.SIGINT)
     began = time.perf_counter()

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from terminal import COMMAND, call, environment, run
+from terminal import COMMAND, call, children, environment, run
 
 from einc.scale import tasks, training
 from einc.scale.contestants import named
@@ -100,19 +100,18 @@ def test_workers_end_with_a_process_that_is_killed(tmp_path: Path) -> None:
         cwd=tmp_path,
         env=environment(),
     )
-    listed = Path(f"/proc/{started.pid}/task/{started.pid}/children")
     until = time.monotonic() + 60
-    children: list[str] = []
-    while len(children) < 2 and time.monotonic() < until:  # and a tracker of resources
-        children = listed.read_text().split()
+    workers: list[str] = []
+    while len(workers) < 2 and time.monotonic() < until:  # and a tracker of resources
+        workers = children(started.pid)
         time.sleep(0.01)
     time.sleep(0.5)
     started.kill()
     started.wait()
-    assert len(children) == 2
-    while any(map(alive, children)) and time.monotonic() < until:
+    assert len(workers) == 2
+    while any(map(alive, workers)) and time.monotonic() < until:
         time.sleep(0.05)
-    assert not any(map(alive, children))
+    assert not any(map(alive, workers))
 
 
 def alive(process: str) -> bool:
