@@ -17,6 +17,7 @@ from einc.analysis.profile import Profile
 from einc.analysis.why import Reasons
 from einc.codegen.choices import Backward, Dtype, Kernels
 from einc.errors import UsageError
+from einc.expressions import MAX_BITS
 from einc.order import Order
 from einc.source import Source
 from einc.structure import Structure
@@ -173,8 +174,11 @@ def exact_argument(name: str, value: Argument) -> Fraction:
                 exact = Fraction(number) / Fraction(divisor if slash else 1)
             else:
                 exact = Fraction(repr(float(text)))
-            if max(exact.numerator, exact.denominator).bit_length() <= 100:
+            parts = abs(exact.numerator), exact.denominator
+            if max(parts).bit_length() <= MAX_BITS:
                 return exact
+            told = f"numerators and denominators go up to 2^{MAX_BITS}"
+            raise UsageError(f"`{name}` has too many digits: {told}")
         except (ValueError, ZeroDivisionError, OverflowError):
             pass
     raise UsageError(

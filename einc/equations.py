@@ -84,9 +84,9 @@ def _equation(scope: Scope, equation: syntax.Equation, first: bool) -> None:
 def _factor_name(scope: Scope, name: syntax.Name) -> None:
     reason = attributes.why_refused(name.text)
     if reason is not None:
-        suggestion = name.text.capitalize()
-        if suggestion == name.text or attributes.why_refused(suggestion):
-            suggestion = f"{name.text}_"
+        suggestion, taken = name.text.capitalize(), scope.all_names
+        while suggestion in taken or attributes.why_refused(suggestion):
+            suggestion = f"{suggestion}_"
         scope.faults.add(
             errors.REFUSED_NAME,
             name.span,

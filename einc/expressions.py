@@ -30,6 +30,8 @@ CONSTANT = (Fraction(0), Fraction(0), Fraction(0))
 """The powers of a `Growth` that does not grow."""
 MOST_TERMS = 16
 """Terms of a sum of powers that are kept."""
+ROUNDING = 1e-12
+"""The share of summands below which a sum of floats is not known."""
 CANCELLED = "what grows most in it cancels, and what is left is not known"
 
 Value = Fraction | float
@@ -116,7 +118,11 @@ def shown(expr: Expr, value: Value) -> str:
     >>> shown(Number("0"), Fraction(0)), shown(Number("0.50"), Fraction("0.5"))
     ('not', '1/2')
     """
-    text = str(value) if isinstance(value, Fraction) else f"{value:.6g}"
+    text = str(value)
+    if not isinstance(value, Fraction):
+        text = f"{value:.6g}"
+        if "." not in text:
+            text += " to six digits"
     return "not" if text == unparse(expr) else text
 
 
@@ -285,9 +291,18 @@ def _collected(
 ) -> Growth:
     """The sum of powers of d, of which what is `lost` is not known."""
     total: dict[Fraction, Value] = {}
+    largest: dict[Fraction, float] = {}
     for exponent, coefficient in terms:
         total[exponent] = _bounded(expr, total.get(exponent, Fraction(0)) + coefficient)
-    least = max((bound for bound in lost if bound is not None), default=None)
+        so_far = largest.get(exponent, 0.0)
+        largest[exponent] = max(so_far, abs(float(coefficient)))
+    # What floats leave of a sum that cancels may be rounding errors alone.
+    noise = [
+        exponent
+        for exponent, value in total.items()
+        if isinstance(value, float) and 0 < abs(value) < ROUNDING * largest[exponent]
+    ]
+    least = max((bound for bound in (*lost, *noise) if bound is not None), default=None)
     series = [
         (exponent, total[exponent])
         for exponent in sorted(total, reverse=True)
@@ -321,7 +336,8 @@ def _larger(expr: Expr, one: Growth, other: Growth, sign: int) -> Growth:
         difference = _sum(expr, other, _negative(one)).coefficient
     except NoValue:
         # They are the same as far as they are known.
-        return _collected(expr, one.series, one.lost, other.lost)
+        same = _collected(expr, one.series, one.lost, other.lost)
+        return replace(same, powers=powers)
     return replace(other if sign * difference > 0 else one, powers=powers)
 
 

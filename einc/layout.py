@@ -1,9 +1,10 @@
 """One canonical layout of a .ein file, its comments kept.
 
 In: a `Source` that parses. Out: the text that `einc fmt` writes. The layout is that of
-`syntax.unparse`, lines wrapped at 88 characters. A comment on a line of its own stays before what it stood before, one
-at the end of a line stays there, and one in the middle of a statement goes before it. A
-blank line around comments stays, and is one. Laying out again changes nothing.
+`syntax.unparse`, lines wrapped at 88 characters where no name is longer. A comment on a
+line of its own stays before what it stood before, one at the end of a line stays there,
+and one in the middle of a statement goes before it. A blank line around comments stays,
+and is one. Laying out again changes nothing.
 """
 
 from __future__ import annotations
@@ -69,8 +70,13 @@ def _wrapped(text: str, indent: str) -> list[str]:
     """What is longer than a line goes on in the next: the syntax does not mind."""
     if len(text) <= WIDTH or text.lstrip().startswith('"'):
         return [text]
-    deeper = f"{indent}    "
-    return textwrap.wrap(text, WIDTH, subsequent_indent=deeper, break_on_hyphens=False)
+    return textwrap.wrap(
+        text,
+        WIDTH,
+        subsequent_indent=f"{indent}    ",
+        break_on_hyphens=False,
+        break_long_words=False,
+    )
 
 
 def _lines(spec: Spec, text: str) -> Iterator[_Line]:

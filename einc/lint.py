@@ -32,7 +32,7 @@ def lint(structure: Structure, faults: Diagnostics) -> None:
                 span = first_place(term.equation, axis.name)
                 faults.add(errors.DROPPED_INPUT, span, name=axis.name)
             inner = axis.role is Role.INNER and axis.name != routed
-            if inner and len(holders) == 1:
+            if inner and len(holders) == 1 and holders[0].name not in structure.tied:
                 faults.add(
                     errors.LONELY_INDEX,
                     first_place(term.equation, axis.name),

@@ -119,7 +119,9 @@ def _count(value: Fraction | int | None) -> str:
     if value is None:
         return ""
     shown = number(value)
-    return f"{shown:,}" if isinstance(shown, int) else f"{shown:,.1f}"
+    if isinstance(shown, float):
+        return f"{shown:,.1f}" if shown >= 1 else f"{shown:.3g}"
+    return f"{shown:,}"
 
 
 def _formulas(report: Profile) -> Text:
@@ -290,10 +292,10 @@ def table(profiles: Sequence[Profile], equations: bool = True) -> Table:
 def grouped(cell: str) -> str:
     """A count of the taxonomy, its digits in groups of three."""
     start, space, digits = cell.rpartition(" ")
-    value = float(digits) if "." in digits else int(digits)
-    return (
-        f"{start}{space}{value:,.6g}" if "." in digits else f"{start}{space}{value:,}"
-    )
+    if "." not in digits:
+        return f"{start}{space}{int(digits):,}"
+    value = float(digits)
+    return f"{start}{space}{value:{',.6g' if value < 1e6 else ',.1f'}}"
 
 
 def listing(structures: Iterable[Structure]) -> Table:

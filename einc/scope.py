@@ -134,6 +134,13 @@ class Scope:
         refs = [r for e in self.equations for r in (e.left, *e.right)]
         return list(dict.fromkeys(i.text for r in refs for i in r.indices))
 
+    @cached_property
+    def all_names(self) -> set[str]:
+        """Those of tensors, indices and parameters."""
+        refs = [r for e in self.equations for r in (e.left, *e.right)]
+        tensors = {r.tensor.text for r in refs}
+        return tensors.union(self.all_indices, self.parameters)
+
     def index_known(self, name: syntax.Name) -> bool:
         # Without an equation that is the fault, not every name that is used.
         if name.text in self.all_indices or not self.equations:

@@ -116,5 +116,5 @@ def routed(
         return written, parser.parse_body(written, name)
     brace = definition.span.end - 1
     before, after = source.text[:brace], source.text[brace:]
-    written = Source.of(source.name, f"{before}{text}\n{after}")
+    written = Source.of(source.name, f"{before} {text}\n{after}")
     return written, choose(written, parser.parse(written), name, source.name)

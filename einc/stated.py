@@ -14,10 +14,11 @@ from fractions import Fraction
 from einc import errors, syntax
 from einc.errors import Diagnostics, counted
 from einc.expressions import NoValue, Value, evaluate, shown, whole
-from einc.statements import NEAREST
 from einc.structure import Axis, Role, Route, Structure
 
 MAX_SIZE = (1 << 31) - 1
+NEAREST = "`~` instead of `=` takes the nearest integer"
+OTHERS = "choose features at which it is one"
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,8 @@ class _Reader:
         if value is None:
             return
         if size.kind == "exact":
-            number = self._whole(size.expr, value, f"the size of `{name}`", NEAREST)
+            advice = NEAREST if value > 0 and size.growth.powers else OTHERS
+            number = self._whole(size.expr, value, f"the size of `{name}`", advice)
             if number is not None:
                 self.sizes[name] = number
         elif value <= 0:

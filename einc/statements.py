@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from fractions import Fraction
 
@@ -10,8 +11,6 @@ from einc.expressions import Growth, NoValue, growth, names_in, shown, whole
 from einc.scope import SIZES_ARE, Scope, inputs_of, listed
 from einc.source import Span
 from einc.structure import Route
-
-NEAREST = "`~` instead of `=` takes the nearest integer"
 
 Statements = Mapping[str, syntax.Sizes]
 Growths = Mapping[str, Growth]
@@ -224,7 +223,7 @@ def check_constants(
     for name, grown in growths.items():
         if _is_fixed(statements[name], grown):
             expr, what = statements[name].expr, f"the size of `{name}`"
-            sizes[name] = _whole(scope, expr, grown, what, NEAREST)
+            sizes[name] = _whole(scope, expr, grown, what, _nearest(grown))
     if route is None or not route.growth.is_constant:
         return
     top = _whole(scope, route.top, route.growth, "`top`", "")
@@ -238,6 +237,14 @@ def check_constants(
             values=errors.counted(size, "value"),
             size=size,
         )
+
+
+def _nearest(grown: Growth) -> str:
+    """The advice beside a constant that is no size."""
+    if grown.coefficient <= 0:
+        return ""
+    nearest = max(1, math.floor(grown.coefficient + Fraction(1, 2)))
+    return f"the nearest one is {nearest}"
 
 
 def _whole(

@@ -251,6 +251,28 @@ def test_analyze_without_features_is_symbolic():
     assert "order: best, by exponents" in out
 
 
+def test_where_a_file_goes_is_looked_at_before_any_work(tmp_path: Path):
+    (tmp_path / "there.py").write_text("mine")
+    for path, told in (("none/x.py", "there is no folder"), ("there.py", "--force")):
+        ended = call("codegen", "-e", "no spec", "--in", "8", "-o", path, cwd=tmp_path)
+        assert ended.status == 2 and told in ended.err
+    assert (tmp_path / "there.py").read_text() == "mine"
+
+
+def test_large_counts_are_shown_whole():
+    wide = "y[o] = x[i] * A[i, r] * B[r, o] r = 2000"
+    ended = call("taxonomy", "-e", wide, "--in", "1024", "--tokens", "1003")
+    assert " 6,278,910.7 " in ended.out
+
+
+def test_a_route_stands_apart_from_what_is_before_it():
+    body = "y[o]=x[i]*A[i,r]*B[r,o] r"
+    for text in (f"structure s(k=4){{{body}=k}}", f"structure s{{{body}~d}}"):
+        given = ("analyze", "-", "--route", "r:2", "--in", "8", "--json")
+        ended = call(*given, stdin=text.encode())
+        assert ended.status == 0 and ended.json["routing"]["index"] == "r"
+
+
 def test_route_is_the_same_as_writing_it():
     given = ("analyze", "btt", "-D", "rank=8", "--route", "r:2", "--in", "64", "--json")
     routed, written = einc(*given), einc("analyze", "btt_moe", "--in", "64", "--json")

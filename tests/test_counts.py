@@ -359,6 +359,8 @@ def test_what_sums_nothing_is_elementwise() -> None:
         "y[p] = x[a, b] * A[a, p] y[p] += x[a, b] * C[b, p] a, b, p = 4",
         "y[p, q] = x[a, b] * A[a, p] * B[q] y[r, s] += x[c, e] * C[e, r] * D[s]"
         " a, b, c, e, p, q, r, s = 4",
+        # Over an index of one value nothing is summed.
+        "y[o] = x[i] * A[i, o] y[p] += x[j, k] * B[j, p] k = 1 i, j, o, p = 4",
     ],
 )
 def test_each_sum_of_x_is_kept(text: str) -> None:

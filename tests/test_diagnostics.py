@@ -10,6 +10,7 @@ from frontend import body, bound, diagnose
 from hypothesis import given
 from hypothesis import strategies as st
 
+from einc import api
 from einc.errors import FAULTS, Diagnostic, SpecError, UsageError
 from einc.source import Source, Span
 
@@ -109,6 +110,8 @@ def test_errors_come_with_the_warnings_found() -> None:
         "y[g, o] = x[g, i] * W[i, o]\ng = 4",
         "y[o] = x[i] * A[i, r] * B[r, o]\nr = 8\nroute r top 8",
         "y[o] = x[i] * W[r, i, o]\nr = 8\nroute r top 2",
+        # `r` is only summed, and `A` has it as `k` in the other term.
+        "y[o] = x[i] * A[i, r] * B[o]\ny[p] += x[j] * A[j, k] * C[k, p]\nr, k = 4",
         "y[o] = x[i] * A[i, r] * S[] * B[r, o]\nr ~ 1",
         "y[o]=x[i]*W[i,o]#no line end",
     ],
@@ -130,6 +133,8 @@ def test_arguments_that_are_no_parameters() -> None:
         body("y[o] = x[o]", rank=2)
     with pytest.raises(UsageError, match="did you mean `rank`"):
         diagnose("structure s(rank = 2) { y[o] = x[o] }", None, {"rnk": 2})  # type: ignore[dict-item]
+    with pytest.raises(UsageError, match=r"`rank` has too many digits: .* 2\^100"):
+        api.load("low_rank", rank=2 * 10**30)
     with pytest.raises(UsageError, match="30 digits"):
         diagnose("structure s(r = 2) { y[o] = x[o] }", None, {"r": 10**5000})  # type: ignore[dict-item]
 

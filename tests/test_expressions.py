@@ -257,6 +257,15 @@ def test_growth(
     assert grown.powers == (None if powers is None else tuple(map(Fraction, powers)))
 
 
+def test_rounding_errors_are_no_growth() -> None:
+    with pytest.raises(NoValue) as caught:
+        grows("(sqrt(2)*sqrt(2) - 2) * d")
+    assert "cancels" in str(caught.value.values["reason"])
+    assert grows("3 * d^2 + sqrt(2)*sqrt(2)*d - 2*d").coefficient == 3
+    larger = grows("max(sqrt(2)*sqrt(2)*d, 2*d)")
+    assert larger.powers == (0, 0, 1) and larger.coefficient == pytest.approx(2)
+
+
 @pytest.mark.parametrize(
     "text",
     ["sqrt(d^2 + d) - d", "(d + 1)^(1/3) - d^(1/3)", "2 * sqrt(d + 1) - 2 * sqrt(d)"],

@@ -31,7 +31,8 @@ def check(text: str) -> str:
     assert sorted(comments(once)) == sorted(comments(text))
     assert "\n\n\n" not in once and not re.search(r"[ \t]$", once, re.MULTILINE)
     for line in once.splitlines():
-        assert len(line) <= WIDTH or "#" in line or '"' in line
+        unbroken = "#" in line or '"' in line or re.search(r"\w{80}", line)
+        assert len(line) <= WIDTH or unbroken
     return once
 
 
@@ -117,6 +118,12 @@ def test_long_lines_are_wrapped() -> None:
     lines = check(text).splitlines()
     assert lines[1].startswith("  y[right3] = x[left0] *")
     assert lines[2].startswith("      ")
+
+
+def test_a_name_that_is_longer_than_a_line_is_not_broken() -> None:
+    name = "a" * 200
+    text = f"structure s({name}p = 2) {{ y[o] = x[i] * {name}[i, r] * B[r, o] "
+    check(f"{text} r = {name}p }}")
 
 
 def test_hundreds_of_thousands_of_comments() -> None:

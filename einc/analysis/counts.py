@@ -217,7 +217,9 @@ def memory(binding: Binding, plan: Plan) -> Memory:
             if node is step or (isinstance(node, Leaf) and not node.holds_x):
                 continue
             # However x is split, it is one tensor, unless padded or summed.
-            whole = isinstance(node, Leaf) and not node.private
+            whole = isinstance(node, Leaf) and all(
+                binding.size(axis) == 1 for axis in node.private
+            )
             key = ("x", elements) if whole else node.key
             if key not in kept and node not in term.expert_steps[:-1]:
                 kept.add(key)

@@ -15,7 +15,7 @@ from einc.codegen.choices import Kernels
 from einc.errors import Diagnostic
 from einc.options import Stage
 from einc.order import Order as OrderName
-from einc.output import print_text, reporting, warn, write_file
+from einc.output import check_free, print_text, reporting, warn, write_file
 from einc.structure import Structure
 
 
@@ -65,6 +65,8 @@ def codegen(
     A standalone PyTorch module, on stdout or in a file.
     """
     with reporting():
+        if output is not None:
+            check_free(output, force)
         wanted = asked.shapes(d_in, d_out, shape)
         chosen = asked.structure(spec, expr, define, route)
         text, found = _emit(
