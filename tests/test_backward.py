@@ -138,6 +138,57 @@ def test_torch_func(name: str, backward: Any, bias: bool):
     torch.testing.assert_close(*found)
 
 
+@pytest.mark.parametrize("name", ["btt", "butterfly3"])
+def test_torch_func_without_gradients_around_it(name: str):
+    """torch.func differentiates under no_grad, too."""
+    module = made(einc.load(name), 16, 16)
+    type(module).chunk = 2
+    x, pull = torch.randn(3, 5, 16).double(), torch.randn(5, 16).double()
+
+    def pulled(one: torch.Tensor) -> torch.Tensor:
+        return torch.func.vjp(module, one)[1](pull)[0]
+
+    expected = torch.func.vmap(pulled)(x)
+    with torch.no_grad():
+        torch.testing.assert_close(torch.func.vmap(pulled)(x), expected)
+
+
+@pytest.mark.parametrize("name", CHAINS)
+def test_jacobians_by_tangents_all_at_once(name: str):
+    module = made(einc.load(name), 16, 16)
+    type(module).chunk = 2
+    x = torch.randn(5, 16, dtype=torch.float64)
+    jacobian = partial(torch.autograd.functional.jacobian, module, x, vectorize=True)
+    torch.testing.assert_close(jacobian(strategy="forward-mode"), jacobian())
+
+
+@pytest.mark.parametrize("backward", ["manual", "recompute", "autograd"])
+@pytest.mark.parametrize("name", CHAINS)
+def test_what_it_returns_can_be_changed_in_place(name: str, backward: Any):
+    """As by nn.ReLU(inplace=True), for one chunk of tokens and for more."""
+    module = made(einc.load(name), 16, 16, backward=backward)
+    if backward != "autograd":
+        type(module).chunk = 4
+    first = next(module.parameters())
+    for tokens in (3, 9):
+        x = torch.randn(tokens, 16, dtype=torch.float64)
+        expected = torch.autograd.grad(module(x).relu().sum(), first)
+        y = module(x)
+        y.relu_()
+        torch.testing.assert_close(torch.autograd.grad(y.sum(), first), expected)
+
+
+@pytest.mark.parametrize("name", CHAINS)
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
+def test_a_trace_is_of_any_number_of_tokens(name: str):
+    module = made(einc.load(name), 16, 16)
+    type(module).chunk = 2
+    traced = torch.jit.trace(module, torch.randn(5, 16, dtype=torch.float64))
+    x = torch.randn(9, 16, dtype=torch.float64)
+    torch.testing.assert_close(traced(x), module(x))
+
+
 @pytest.mark.parametrize("tokens", [5, 300])
 @pytest.mark.parametrize("name", CHAINS)
 def test_flops_are_those_of_the_profile(name: str, tokens: int):

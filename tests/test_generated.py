@@ -51,8 +51,7 @@ def check(case: Case, sizes: dict[str, int], module: nn.Module, batch: Any) -> N
     got = module(x)
     compare(got, expected)
     as_dense: torch.Tensor = module.to_dense()  # type: ignore[operator]
-    # Without factors there is no dtype but torch's default.
-    compare(as_dense, w if parameters else w.to(torch.get_default_dtype()))
+    compare(as_dense, w)
     pull = torch.randn_like(got)
     leaves = [x, *module.parameters()]
     options: dict[str, Any] = {"allow_unused": True, "materialize_grads": True}

@@ -9,6 +9,7 @@ import torch
 from hypothesis import given, settings
 from structures import Case, exact
 from torch import nn
+from torch.nn.utils import parametrizations, prune
 
 import einc
 from einc import library
@@ -67,6 +68,47 @@ def test_all_experts_are_set_alike(spec: str) -> None:
     x = torch.randn(5, 36, dtype=torch.float64)
     nn.init.normal_(module.router)
     torch.testing.assert_close(module(x), x @ weight.T)
+
+
+@pytest.mark.parametrize("spec", ROUTED)
+def test_a_router_of_zeros_gives_one_expert_a_share(spec: str) -> None:
+    structure = einc.load(spec, active=1)
+    module = structure.module_class(36, 49)(bias=False, dtype=torch.float64)
+    weight = torch.randn(49, 36, dtype=torch.float64)
+    found = project(module, weight)
+    x = torch.eye(36, dtype=torch.float64)
+    missed = (module(x).T - weight).detach().norm() / weight.norm()
+    assert missed == pytest.approx(found)
+
+
+def test_one_expert_of_a_sum_and_of_tied_factors() -> None:
+    shared = "y[o] = x[i] * A[r, i, k] * B[k, o] y[p] += x[j] * D[j, p]"
+    text = f"structure s {{ {shared} r, k = 4 route r top 1 }}"
+    module = einc.parse(text).module_class(9, 9)(bias=False, dtype=torch.float64)
+    weight = torch.randn(9, 9, dtype=torch.float64)
+    assert project(module, weight) < 1e-6
+    x = torch.eye(9, dtype=torch.float64)
+    torch.testing.assert_close(module(x).T, weight)
+    tied = "y[o] = x[i] * U[r, i, k] * U[r, o, k] r, k = 4 route r top 1"
+    module = einc.parse(f"structure s {{ {tied} }}").module_class(9, 9)()
+    with pytest.raises(einc.UsageError, match="a term of tied factors alone"):
+        project(module, weight)
+    tied = "y[o] = x[i] * U[r, i, k] * U[s, o, k] r, s = 2 k = 3 route r top 1"
+    module = einc.parse(f"structure s {{ {tied} }}").module_class(9, 9)()
+    with pytest.raises(einc.UsageError, match="`U` is routed by different indices"):
+        project(module, weight)
+
+
+def test_factors_that_are_computed_are_not_projected() -> None:
+    weight = torch.randn(16, 16)
+    module = einc.load("btt").module_class(16, 16)()
+    prune.l1_unstructured(module, "A", 0.3)
+    with pytest.raises(einc.UsageError, match="`A` is computed from others"):
+        project(module, weight)
+    module = einc.load("btt").module_class(16, 16)()
+    parametrizations.weight_norm(module, "A")
+    with pytest.raises(einc.UsageError, match="a layer with parametrizations"):
+        project(module, weight)
 
 
 def test_low_rank_is_the_truncated_svd() -> None:

@@ -252,3 +252,10 @@ def test_training_lowers_the_loss_at_the_rates_given() -> None:
         optimizer.step()
         losses.append(loss.item())
     assert losses[-1] < 0.5 * losses[0]
+
+
+def test_without_factors_a_matrix_is_of_the_dtype_of_the_bias() -> None:
+    made = einc.parse("structure s { y[g] = x[g]  g = 4 }").module_class()
+    assert made(dtype=torch.float64).to_dense().dtype == torch.float64
+    assert made(device="meta").to_dense().is_meta
+    assert made(bias=False).to_dense().equal(torch.eye(4))

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import copy
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from models import make, swap_gpt
 from torch import nn
+from torch.nn.utils import parametrizations, prune
 
 import einc
 from einc.nn import auxiliary_loss, coord_check, param_groups, restructure
@@ -96,6 +100,33 @@ def test_routers_and_scalars() -> None:
     restructure(model, normalized)
     found = rates(model, 1.0, 0.1, base=base)
     assert found["0.U_scale"] == found["0.V_scale"] == found["0.bias"] == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "computed_from", "norm"),
+    [
+        (parametrizations.weight_norm, "parametrizations.A.original1", True),
+        (parametrizations.spectral_norm, "parametrizations.A.original", False),
+        (partial(prune.l1_unstructured, amount=0.3), "A_orig", False),
+        (partial(nn.utils.spectral_norm, dim=0), "A_orig", False),
+    ],
+)
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+def test_what_a_factor_is_computed_from_has_its_rate(
+    change: Any, computed_from: str, norm: bool, optimizer: Any
+) -> None:
+    torch.manual_seed(0)
+    model, base = (nn.Sequential(nn.Linear(n, n), nn.GELU()) for n in (64, 32))
+    restructure(model, "btt")
+    for other in (None, base):
+        expected = rates(model, 1.0, optimizer=optimizer, base=other)
+        changed = copy.deepcopy(model)
+        change(changed[0], "A")
+        found = rates(changed, 1.0, optimizer=optimizer, base=other)
+        assert found.pop(f"0.{computed_from}") == expected.pop("0.A") != 1
+        if norm:
+            assert found.pop("0.parametrizations.A.original0") == 1
+        assert found == expected
 
 
 def test_decay_is_the_same_for_all_weights_and_none_for_vectors() -> None:

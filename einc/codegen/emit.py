@@ -308,6 +308,9 @@ def _to_dense(out: Writer, module: Module) -> None:
             name = module.parameters[0].name
             options = [f"dtype=self.{name}.dtype", f"device=self.{name}.device"]
         out.call("eye = torch.eye(", ["self.in_features", *options])
+        if not module.parameters:
+            with out.block("if self.bias is not None:"):
+                out.line("eye = eye.to(self.bias)")
         if module.router is not None:
             out.lines_of(runtime.TO_DENSE)
         else:

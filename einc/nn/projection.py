@@ -23,6 +23,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.utils import parametrize
 
 from einc.analysis.scaling import scales
 from einc.errors import UsageError
@@ -30,6 +31,7 @@ from einc.nn.adapter import last_factors
 from einc.nn.compile import binding_of
 from einc.nn.fitting import Factors, TermFit
 from einc.sizes import Binding
+from einc.structure import Operand, Structure
 
 STARTS = 24
 """Random starts where there is no better one."""
@@ -58,10 +60,12 @@ def project(module: nn.Module, weight: torch.Tensor, *, seconds: float = 30.0) -
     `weight` is (out_features, in_features), as in nn.Linear; the bias is left alone.
     Returns the relative error. `seconds` bounds the refinement: a start is always
     finished. Of a routed structure all experts are set alike, so that each routing
-    gives the same matrix, as when a dense model is made into one of experts. Raises
-    `UsageError` for a weight of another shape, or one that is not finite and real.
+    gives the same matrix, as when a dense model is made into one of experts; with one
+    expert a token that is so while the router is zero, as it starts, since the gate is
+    a share of all experts then. Raises `UsageError` for a weight of another shape, or
+    one that is not finite and real, and for a layer with parametrized factors.
     """
-    binding = binding_of(module)
+    binding = _binding(module)
     shape = binding.d_out, binding.d_in
     if tuple(weight.shape) != shape:
         raise UsageError(f"the weight is {tuple(weight.shape)}, not {shape}")
@@ -80,8 +84,50 @@ def project(module: nn.Module, weight: torch.Tensor, *, seconds: float = 30.0) -
         problem = _Problem(binding, target, time.monotonic() + seconds)
         zero = None if target.any() else _zero(binding)
         factors, error = problem.solve() if zero is None else (zero, 0.0)
+    for name, experts in _gated(binding).items():
+        factors[name] = factors[name] * experts
     _store(module, binding, factors)
     return error
+
+
+def _binding(module: nn.Module) -> Binding:
+    """The structure and sizes of a layer whose factors can be set."""
+    if parametrize.is_parametrized(module):
+        raise UsageError("a layer with parametrizations is not projected")
+    binding = binding_of(module)
+    structure = binding.structure
+    own = dict(module.named_parameters(recurse=False))
+    routed: dict[str, list[bool]] = {}
+    for operand in _operands(structure):
+        name = operand.name
+        if name not in own:
+            raise UsageError(f"`{name}` is computed from others: project before that")
+        places = [axis.name == structure.routed for axis in operand.axes]
+        if routed.setdefault(name, places) != places:
+            raise UsageError(f"`{name}` is routed by different indices of its own")
+    return binding
+
+
+def _operands(structure: Structure) -> list[Operand]:
+    return [operand for term in structure.terms for operand in term.operands]
+
+
+def _gated(binding: Binding) -> dict[str, int]:
+    """A factor of each term that a token has one expert of, and how many there are.
+
+    Its gate is one over that. Raises `UsageError` where all factors of a term are tied.
+    """
+    structure, found = binding.structure, {}
+    names = [operand.name for operand in _operands(structure)]
+    for term in structure.terms:
+        experts = [axis for axis in term.axes if axis.name == structure.routed]
+        if binding.top != 1 or not experts:
+            continue
+        once = [o.name for o in term.operands if names.count(o.name) == 1]
+        if not once:
+            raise UsageError("a term of tied factors alone has no scale of its own")
+        found[once[-1]] = binding.size(experts[0])
+    return found
 
 
 def _zero(binding: Binding) -> Factors | None:

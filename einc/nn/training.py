@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 import torch
 from torch import nn
+from torch.nn.utils import parametrize
 
 from einc import plots
 from einc.errors import UsageError
@@ -39,7 +40,9 @@ def param_groups(
     2023). A weight of fan_in to fan_out features has lr * base_fan_in / fan_in under
     AdamW and lr * (fan_out / fan_in) / (base_fan_out / base_fan_in) under SGD; an
     embedding takes one input, a bias or a norm has one, whatever the width; so has what
-    is added to tokens, a parameter of a module's own with a first dimension of 1.
+    is added to tokens, a parameter of a module's own with a first dimension of 1. What
+    a factor is computed from, by a parametrization or pruning, has the factor's rate;
+    its norms have that of scalars.
 
     Decay is decoupled and acts as rate times decay. Weights with two dimensions or
     more have lr * weight_decay of it, whatever their rate; biases, norms and scalars
@@ -80,18 +83,9 @@ def _multiples(
     """Each parameter that needs a gradient, once, with the multiple of its rate."""
     bases = dict(base.named_modules()) if base is not None else {}
     named = dict(model.named_modules())
+    parts = _parts(named)
     seen: set[int] = set()
     for prefix, module in named.items():
-        other = module
-        if base is not None:
-            known = prefix
-            around = prefix.rpartition(".")[0]
-            if known not in bases and isinstance(named.get(around), Adapted):
-                known = around  # the layer itself, which has no adapter there
-            if known not in bases:
-                raise UsageError(f"the base model has no module `{prefix}`")
-            other = bases[known]
-        own = _factors(module, optimizer)
         for name, parameter in module.named_parameters(recurse=False):
             if not parameter.requires_grad or id(parameter) in seen:
                 continue
@@ -99,8 +93,44 @@ def _multiples(
             full = f"{prefix}.{name}" if prefix else name
             if isinstance(parameter, nn.parameter.UninitializedParameter):
                 raise UsageError(f"`{full}` is not initialized: run a forward first")
-            width = _width_multiple(*_fans(module, other, name), optimizer)
-            yield full, parameter, own.get(name, 1.0) * width
+            where, whole = parts.get(id(parameter), (prefix, name))
+            layer = named[where]
+            if getattr(layer, whole).shape != parameter.shape:
+                yield full, parameter, 1.0  # norms of a factor, as scalars
+                continue
+            other = layer if base is None else _base(bases, named, where)
+            width = _width_multiple(*_fans(layer, other, whole), optimizer)
+            yield full, parameter, _factors(layer, optimizer).get(whole, 1.0) * width
+
+
+def _parts(named: Mapping[str, nn.Module]) -> dict[int, tuple[str, str]]:
+    """By their ids the parameters that factors are computed from, and those factors.
+
+    A factor is its layer's name and its own. What computes it is a parametrization,
+    pruning, or one of torch's older norms.
+    """
+    found: dict[int, tuple[str, str]] = {}
+    for where, layer in named.items():
+        own = dict(layer.named_parameters(recurse=False))
+        for factor in _factors(layer, "adamw"):
+            parts = [own.get(f"{factor}{end}") for end in ("_orig", "_v", "_g")]
+            if parametrize.is_parametrized(layer, factor):
+                lists: Any = layer.parametrizations
+                parts += lists[factor].parameters(recurse=False)
+            found |= {id(part): (where, factor) for part in parts if part is not None}
+    return found
+
+
+def _base(
+    bases: Mapping[str, nn.Module], named: Mapping[str, nn.Module], name: str
+) -> nn.Module:
+    """The base model's module of a name. Raises `UsageError` where it has none."""
+    if name in bases:
+        return bases[name]
+    around = name.rpartition(".")[0]
+    if isinstance(named.get(around), Adapted) and around in bases:
+        return bases[around]  # the layer itself, which has no adapter there
+    raise UsageError(f"the base model has no module `{name}`")
 
 
 def _factors(module: Any, optimizer: Optimizer) -> dict[str, float]:

@@ -38,12 +38,14 @@ class _InChunks(torch.autograd.Function):
         for rows in _chunks(module, x):
             part, left, *kept = module.products(bias, x[rows], *weights)
             saved += kept if keeps else []
-            y = part.new_empty(len(x), *part.shape[1:]) if y is None else y
+            if y is None:  # no view, which could not be changed in place
+                y = part.new_empty(len(x), part.shape[1:].numel())
+            here = y[rows].view(part.shape)
             if left is None:
-                y[rows] = part
+                here.copy_(part)
             else:
-                torch.add(part, left.reshape(part.shape[1:]), out=y[rows])
-        return y.flatten(1), *saved
+                torch.add(part, left.reshape(part.shape[1:]), out=here)
+        return y, *saved
 
     @staticmethod
     def setup_context(ctx, inputs, output):
@@ -62,7 +64,8 @@ class _InChunks(torch.autograd.Function):
         (x, *weights), saved = tensors[: ctx.count], tensors[ctx.count :]
         module, wanted = ctx.module, ctx.needs_input_grad[3:]
         dbias = dy.sum(0) if ctx.needs_input_grad[2] else None
-        if torch.is_grad_enabled():  # they will be differentiated again
+        is_nested = torch._C._are_functorch_transforms_active()
+        if torch.is_grad_enabled() or is_nested:  # they will be differentiated again
             plain = partial(_plain, module, None)
             return None, None, dbias, *torch.func.vjp(plain, x, *weights)[1](dy)
         chunks = _chunks(module, x)
@@ -108,19 +111,20 @@ def _chunks(module, x):
 def _plain(module, bias, x, *weights):
     """(n, in) to (n, out) in plain operations, all tokens at once."""
     y, left, *_ = module.products(bias, x, *weights)
-    y = y.flatten(1).contiguous()
+    y = y.reshape(x.shape[0], y.shape[1:].numel()).contiguous()
     return y if left is None else y + left.to(y.dtype)
 
 
 def _in_chunks(module, bias, *tensors):
     """The same with a backward by hand, for more than a chunk.
 
-    Of one chunk it is not worth what it takes, torch.compile finds as good a one, and
-    gradients of complex numbers have conjugates that it has not.
+    Of one chunk it is not worth what it takes, torch.compile finds as good a one, a
+    trace would have as many chunks as its example, and gradients of complex numbers
+    have conjugates that it has not.
     """
     x, keeps = tensors[0], torch.is_grad_enabled()
-    is_plain = torch.compiler.is_compiling() or x.is_complex()
-    if is_plain or len(x) <= module.chunk:
+    is_traced = torch.compiler.is_compiling() or torch.jit.is_tracing()
+    if is_traced or x.is_complex() or len(x) <= module.chunk:
         return _plain(module, bias, *tensors)
     device = x.device.type
     if device != "meta" and torch.is_autocast_enabled(device):
