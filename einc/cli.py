@@ -22,7 +22,7 @@ from einc.commands import (
     search,
     taxonomy,
 )
-from einc.output import print_text, reporting
+from einc.output import print_text, reporting, unwritten
 
 app = typer.Typer(
     name="einc",
@@ -61,7 +61,11 @@ def main() -> None:
         a.replace("-", specs.STDIN, 1) if a.startswith("-::") else a
         for a in sys.argv[1:]
     ]
-    app(given, prog_name="einc")
+    try:
+        app(given, prog_name="einc")
+    except OSError as error:  # of help, which no command writes
+        with reporting():
+            raise unwritten(error) from None
 
 
 def _version(wanted: bool) -> None:

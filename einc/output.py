@@ -69,9 +69,13 @@ def print_text(text: str) -> None:
     except BrokenPipeError:
         raise  # whoever read has seen enough: typer ends quietly
     except OSError as error:
-        # Python would try once more at exit, and complain.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise UsageError(f"cannot write the output: {error.strerror}") from None
+        raise unwritten(error) from None
+
+
+def unwritten(error: OSError) -> UsageError:
+    """Of a result, and the end of what Python would try once more at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return UsageError(f"cannot write the output: {error.strerror}")
 
 
 def print_json(document: dict[str, Any]) -> None:

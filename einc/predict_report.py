@@ -25,9 +25,11 @@ def shown(found: Prediction, name: str) -> RenderableType:
     """A section for each dtype and pass, what follows from them, and the machine."""
     sentences = "\n".join(found.sentences(name))
     calibrated = machine(found.calibration.machine)
+    others = sorted({row.tokens for row in found.rows}.difference(SEARCHED))
+    beside = "".join(f" and at {tokens:,}" for tokens in others)
     origin = Text(
-        f"looked for at powers of two up to {SEARCHED[-1]:,} tokens; bound by: what most "
-        f"of the module's time goes into\ncalibrated on {calibrated}"
+        f"looked for at powers of two up to {SEARCHED[-1]:,} tokens{beside}; bound by: "
+        f"what most of the module's time goes into\ncalibrated on {calibrated}"
     )
     return Group(_table(found), Text(f"\n{sentences}"), origin)
 

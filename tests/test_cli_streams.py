@@ -95,11 +95,12 @@ def test_a_reader_that_has_seen_enough():
     assert ended.stderr == b""
 
 
+@pytest.mark.parametrize("options", [("list",), ("--help",), ("analyze", "-h")])
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
-def test_a_full_disk():
+def test_a_full_disk(options: tuple[str, ...]):
     with open("/dev/full", "w") as full:
         ended = subprocess.run(
-            (*COMMAND, "list"),
+            (*COMMAND, *options),
             stdout=full,
             stderr=subprocess.PIPE,
             env=environment(),

@@ -6,6 +6,7 @@ float64, and the kernel is compiled by the C compiler that is here.
 
 from __future__ import annotations
 
+import ctypes
 import os
 import shutil
 import sys
@@ -348,6 +349,13 @@ def test_it_is_the_same_again() -> None:
         runs.append([y, *torch.autograd.grad(y.square().sum(), layer.parameters())])
     for again in runs[1:]:
         assert all(map(torch.equal, runs[0], again))
+
+
+def test_the_space_of_many_threads_is_counted_whole() -> None:
+    """Past 32 bits: what is too small a space is written past."""
+    library = small_class().KERNEL.compiled()
+    sizes = (ctypes.c_long(1 << 24), ctypes.c_long(1 << 24))
+    assert library.space_backward(*sizes) > 1 << 32
 
 
 def test_threads() -> None:

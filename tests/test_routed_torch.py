@@ -347,6 +347,24 @@ def test_distributed_data_parallel(tmp_path: Path) -> None:
     torch.testing.assert_close(found, [p.grad for p in module.parameters()])
 
 
+@pytest.mark.parametrize("top", [1, 2])
+def test_gradients_of_a_sum_compiled_by_inductor(top: int) -> None:
+    """The router's, too, with a term beside that reads the same tokens."""
+    text = "y[f, e] = x[g, a] * A[r, g, a, f] * B[r, f, g, e] y[i] += x[i]"
+    sizes = f"g, a ~ d_in^(1/2) f, e ~ d_out^(1/2) r = 4 route r top {top}"
+    torch.manual_seed(0)
+    module = einc.parse(f"structure s {{ {text} {sizes} }}").module_class(64, 64)()
+    nn.init.normal_(module.router)
+    found = []
+    for call in (module, torch.compile(module)):
+        x = torch.randn(100, 64, generator=torch.Generator().manual_seed(1))
+        x.requires_grad_()
+        y = call(x)
+        loss = y.square().mean() + module.auxiliary_loss()
+        found.append(torch.autograd.grad(loss, [x, *module.parameters()]))
+    torch.testing.assert_close(*found, rtol=1e-3, atol=1e-5)
+
+
 def test_has_no_second_derivative_and_says_so() -> None:
     module = layer()
     x = inputs(module, 5)

@@ -362,6 +362,16 @@ def test_a_study_keeps_its_settings(
     assert (tmp_path / "study.json").read_bytes() == before
 
 
+def test_what_is_left_out_is_as_it_was(tmp_path: Path) -> None:
+    """Also beside options of the same kind that are given."""
+    own = tmp_path / "own.txt"
+    own.write_text("some text of my own, " * 5000)
+    stored = settings(replace(SMALL, task="text", data=str(own), seeds=5, minutes=1.0))
+    found = settings(Given(seeds_of={"btt": 7}, task="text", minutes=2.0), stored)
+    assert found.seeds == {"dense": 5, "ffn_moe": 5, "btt": 7}
+    assert found.source == stored.source
+
+
 def test_a_changed_structure_is_another_study(tmp_path: Path) -> None:
     path = tmp_path / "own.ein"
     path.write_text("structure own { y[o] = x[i] * W[i, o] }")
@@ -477,7 +487,10 @@ def test_damaged_files(tmp_path: Path) -> None:
     go_on(tmp_path, Runner())
     done = tmp_path / "jobs" / "btt-8-0.json"
     whole = done.read_text()
-    for damage in (whole[:50], "[]", "{}", whole.replace("einc.scale-job/1", "x")):
+    huge = json.loads(whole)
+    huge["log"]["loss"][0] = 10**400
+    wrong = json.dumps(huge), whole.replace("einc.scale-job/1", "x")
+    for damage in (whole[:50], "[]", "{}", *wrong):
         done.write_text(damage)
         with pytest.raises(UsageError, match="remove it"):
             go_on(tmp_path, Runner())

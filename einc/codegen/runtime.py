@@ -88,6 +88,16 @@ def _is_recomputing() -> bool:
     return torch._C._current_graph_task_id() != -1
 
 
+def _picked(values, chosen) -> torch.Tensor:
+    """The values of each token that are chosen: (n, k)."""
+    if not torch.compiler.is_compiling():
+        return values.gather(-1, chosen)
+    # Without gather: inductor has lost its gradient where others read the values, too.
+    places = torch.arange(values.shape[-1], device=values.device)
+    is_it = chosen.unsqueeze(-1) == places
+    return torch.where(is_it, values.unsqueeze(-2), 0).sum(-1)
+
+
 class _Latest:
     """The loss and the load of a batch. A copy has neither: a loss has a graph."""
 
@@ -174,13 +184,13 @@ if device != "meta" and torch.is_autocast_enabled(device):
 """
 
 GATES = """\
-    best, chosen = logits.topk(self.top)
-    gates = best.softmax(-1)
+    chosen = logits.topk(self.top).indices
+    gates = _picked(logits, chosen).softmax(-1)
 """
 
 GATES_OF_ONE = """\
     chosen = logits.topk(1).indices
-    gates = logits.softmax(-1).gather(-1, chosen)  # so that the router learns
+    gates = _picked(logits.softmax(-1), chosen)  # so that the router learns
 """
 
 ROUTE = '''\

@@ -78,7 +78,7 @@ def read(folder: Path, job: Job) -> Result | None:
         return None
     except OSError as error:
         raise UsageError(f"cannot read `{path}`: {error.strerror}") from None
-    except (LookupError, TypeError, ValueError, RecursionError):
+    except (LookupError, TypeError, ValueError, ArithmeticError, RecursionError):
         raise UsageError(f"`{path}` is not the result of its job; remove it") from None
     return dict(found)
 

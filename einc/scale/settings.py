@@ -165,7 +165,8 @@ def _made(given: Given, stored: Settings | None) -> Settings:
             return value
         return usual if stored is None else getattr(stored, name)
 
-    if stored is not None and given.task is None and given.data is None:
+    same = (None, stored.source.kind) if stored is not None else ()
+    if stored is not None and given.task in same and given.data is None:
         source = stored.source
     else:
         kind = given.task or ("text" if stored is None else stored.source.kind)
@@ -221,10 +222,9 @@ def _seeds(
             raise UsageError(
                 f"--seeds-of: there is no contestant `{name}`, but {', '.join(names)}"
             )
-    if given.seeds is None and not own and stored is not None:
-        return dict(stored.seeds)
     usual = SEEDS if given.seeds is None else given.seeds
-    return {name: own.get(name, usual) for name in names}
+    before = stored.seeds if stored is not None and given.seeds is None else {}
+    return {name: own.get(name, before.get(name, usual)) for name in names}
 
 
 def _check_bounds(given: Given) -> None:

@@ -19,17 +19,21 @@ Places = NDArray[np.intp]
 
 ALIKE = 8
 """Of structures with the same scores so many are kept in a front."""
+SPARE = 8
+"""Rows of a hypergraph, of different scores: with its integer sizes the best may be past
+a limit."""
 _DIGITS = 9
 """What is equal but for the rounding of floats is equal."""
 
 
 @dataclass
 class Pool:
-    """Rows of one space with their scores, at most `size`.
+    """Rows of one space with their scores.
 
     Without `slack` those with the least first score, of equals those with the least
-    second, and so on; one a hypergraph. With `slack` those that no other row betters by
-    more than that in all objectives, the nearest to the front first.
+    second, and so on: of at most `size` hypergraphs, up to `SPARE` of each, none worse
+    than the best of the last. With `slack` those that no other row betters by more than
+    that in all objectives, of which the `size` nearest to the front are the best.
     """
 
     rows: Rows
@@ -40,7 +44,7 @@ class Pool:
     def add(self, rows: Rows, scores: Scores) -> None:
         """Takes in what is good enough of some more rows."""
         scores = np.round(scores, _DIGITS)
-        if self.slack is None and len(self.rows) == self.size:
+        if self.slack is None and self._firsts(self.rows).sum() == self.size:
             hopeful = scores[:, 0] <= self.scores[-1, 0]
             rows, scores = rows[hopeful], scores[hopeful]
         rows = np.concatenate([self.rows, rows])
@@ -51,19 +55,28 @@ class Pool:
         order = _sorted(rows, scores)
         rows, scores = rows[order], scores[order]
         if self.slack is None:
-            # The first of each hypergraph, which is the set of indices that are there.
-            kept = _ordinal(_hashed(rows > 0)) < 1
-            kept &= np.cumsum(kept) <= self.size
+            first = self._firsts(rows)
+            graphs = _hashed(rows > 0)
+            alike = _hashed(np.stack([graphs, _hashed(scores.view(np.int64))], 1))
+            kept = (np.cumsum(first) - first < self.size) & (_ordinal(alike) < 1)
+            kept[kept] = _ordinal(graphs[kept]) < SPARE
         else:
             kept = _ordinal(_hashed(rows)) < 1  # what was walked twice counts once
             kept[kept] = _ordinal(_hashed(scores[kept].view(np.int64))) < ALIKE
         self.rows, self.scores = rows[kept], scores[kept]
 
-    def best(self) -> Rows:
-        """At most `size` rows, the best first."""
-        if self.slack is None:
-            return self.rows
-        return self.rows[nearest(self.scores, self.size)]
+    def best(self) -> list[Rows]:
+        """At most `size` rows, the best first, each before others of its hypergraph."""
+        if self.slack is not None:
+            return list(self.rows[nearest(self.scores, self.size), None])
+        graphs = _hashed(self.rows > 0)
+        firsts = graphs[self._firsts(self.rows)]
+        return [self.rows[graphs == graph] for graph in firsts]
+
+    @staticmethod
+    def _firsts(rows: Rows) -> NDArray[np.bool_]:
+        """Which are the first of their hypergraphs, the sets of indices that are there."""
+        return _ordinal(_hashed(rows > 0)) < 1
 
 
 def front(scores: Scores) -> Places:

@@ -31,6 +31,8 @@ from einc.search.wishes import EXPONENTS, Number, Objective, keeps
 
 NAME = "found"
 SECONDS_A_SAVE = 5.0
+MARGINS = (0.985, 0.97, 0.95, 0.92, 0.88, 0.84, 0.8)
+"""How much tighter limits are for what breaks them once its sizes are integers."""
 LEAST = 1e-9
 BYTES = 4
 """Of a value in float32."""
@@ -99,10 +101,8 @@ def search(
     except KeyboardInterrupt:
         result.finished = False
     try:
-        for candidate in _candidates(result.least, walks, progress):
-            one = _judged(settings, candidate)
-            if one is not None:
-                found.append(one)
+        for judged in _looked_at(settings, result.least, walks, progress):
+            found.append(judged)  # one by one: there are some where it is interrupted
         if measure is not None:
             found = _promising(settings, found, top)
             for i, one in enumerate(found):
@@ -171,30 +171,61 @@ def _walk(
         state.save(settings, walks)
 
 
-def _candidates(
-    least: Sequence[Least], walks: Sequence[Walk], progress: Progress
-) -> Iterator[Candidate]:
-    """Each once: what is best of all hypergraphs, and what the walks found."""
-    seen = {one.candidate for one in least if one.candidate is not None}
-    yield from sorted(seen)
-    rows = [(walk, row) for walk in walks for row in walk.pool.best()]
-    for i, (walk, row) in enumerate(rows):
+def _looked_at(
+    settings: Settings,
+    least: Sequence[Least],
+    walks: Sequence[Walk],
+    progress: Progress,
+) -> Iterator[Found]:
+    """Each once: what is best of all hypergraphs, and what the walks found.
+
+    Where the best of a hypergraph breaks a limit once its sizes are integers, or is no
+    structure of its own then, something near it is taken.
+    """
+    kept: dict[Candidate, bool | None] = {}
+    """Whether limits are, by all that was seen; None of no structure of its own."""
+
+    def new(candidate: Candidate) -> Iterator[Found]:
+        if candidate in kept:
+            return
+        found = _itself(settings, candidate)
+        is_kept = None if found is None else keeps(settings.limits, found.figures)
+        kept[candidate] = is_kept
+        if found is not None and is_kept:
+            yield found
+
+    for one in sorted(o.candidate for o in least if o.candidate is not None):
+        yield from new(one)
+    # Of powers of two sizes are what they are estimated to be.
+    are_powers = not any(d & (d - 1) for d in settings.features or ())
+    rows = [(walk, rows) for walk in walks for rows in walk.pool.best()]
+    for i, (walk, (row, *spare)) in enumerate(rows):
         progress("looking closer", i, len(rows))
-        for candidate in walk.candidates(row):
-            if candidate not in seen:
-                seen.add(candidate)
-                yield candidate
+        coarse = walk.candidate(row)
+        yield from new(coarse)
+        if settings.features is None:
+            continue
+        finest = walk.refined(row, 1.0)
+        yield from new(finest)
+        if kept[finest] or (kept[finest] is None and are_powers):
+            continue
+        tighter = (walk.refined(row, margin) for margin in MARGINS)
+        others = (walk.candidate(other) for other in spare)
+        for instead in (tighter, others):
+            for candidate in instead:
+                yield from new(candidate)
+                if kept[candidate]:
+                    break
 
 
-def _judged(settings: Settings, candidate: Candidate) -> Found | None:
-    """With the sizes that it really gets, if it keeps the limits with them."""
+def _itself(settings: Settings, candidate: Candidate) -> Found | None:
+    """With the sizes that it really gets, if it is a structure of its own with them."""
     try:
         profile = _analyzed(settings, candidate, NAME)
     except SpecError:
         return None  # more elements than a factor may have
     found = Found(profile=profile, candidate=candidate)
-    kept = _is_itself(profile) and keeps(settings.limits, found.figures)
-    return found if kept else None
+    return found if _is_itself(profile) else None
 
 
 def _is_itself(profile: Profile) -> bool:

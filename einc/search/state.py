@@ -19,7 +19,7 @@ import numpy as np
 from einc.errors import UsageError
 from einc.search.walk import Settings, Walk
 
-SCHEMA = "einc.search-state/1"
+SCHEMA = "einc.search-state/2"
 NAME = "search.json"
 
 

@@ -10,7 +10,7 @@ import operator
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from fractions import Fraction
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -130,10 +130,13 @@ class Walk:
         ]
         return int(self.parts * (1 + min(upper))) if upper else None
 
-    def scored(self, rows: Rows, parts: int) -> tuple[Rows, Scores]:
+    def scored(
+        self, rows: Rows, parts: int, margin: float = 1.0
+    ) -> tuple[Rows, Scores]:
         """The rows that keep the limits, with their scores.
 
-        Figures at features are estimates, so of limits on these they may miss a little.
+        Figures at features are estimates, so of limits on these they may miss a little;
+        with a `margin` below 1 these are as much tighter.
         """
         limits, features = self.settings.limits, self.settings.features
         found = self.forms.exponents(rows, parts)
@@ -158,7 +161,7 @@ class Walk:
             kept = np.ones(len(rows), bool)
             for limit in limits:
                 if limit.figure in counts:
-                    kept &= _nearly(counts[limit.figure], limit)
+                    kept &= _nearly(counts[limit.figure], limit, margin * ROUNDING)
             rows = rows[kept]
             values |= {name: np.log(value) for name, value in counts.items()}
             values = {name: value[kept] for name, value in values.items()}
@@ -166,11 +169,14 @@ class Walk:
         scores = [o.score(1) * values[o.figure] for o in wanted]
         return rows, np.stack(scores, 1).astype(np.float64)
 
-    def candidates(self, row: Rows) -> Iterator[Candidate]:
-        """What a row that is worth a look stands for: as it is, and refined."""
-        yield self._candidate(row, self.parts)
-        if self.settings.features is not None:
-            yield self._candidate(*refined(self.scored, row, self.parts, self.space))
+    def candidate(self, row: Rows) -> Candidate:
+        """What a row stands for."""
+        return self._candidate(row, self.parts)
+
+    def refined(self, row: Rows, margin: float) -> Candidate:
+        """The best near a row by finer exponents, limits being as much tighter."""
+        scored = partial(self.scored, margin=margin)
+        return self._candidate(*refined(scored, row, self.parts, self.space))
 
     def _candidate(self, row: Rows, parts: int) -> Candidate:
         return Candidate.of(self.forms, [Fraction(int(n), parts) for n in row])
@@ -183,11 +189,11 @@ def _compared(values: NDArray[Any], limit: Limit, parts: int) -> NDArray[np.bool
     return np.asarray(compare(scaled, limit.value.numerator * parts))
 
 
-def _nearly(values: NDArray[Any], limit: Limit) -> NDArray[np.bool_]:
-    """Where estimates keep a limit, or may do so once sizes are integers."""
+def _nearly(values: NDArray[Any], limit: Limit, loose: float) -> NDArray[np.bool_]:
+    """Where estimates keep a limit, one that is a factor looser."""
     if limit.relation == "<=":
-        return np.asarray(values <= float(limit.value) * ROUNDING)
-    return np.asarray(values >= float(limit.value) / ROUNDING)
+        return np.asarray(values <= float(limit.value) * loose)
+    return np.asarray(values >= float(limit.value) / loose)
 
 
 def _slack(figure: Figure) -> float:

@@ -129,7 +129,8 @@ class _Kernel:
                     message = f"{COMPILER[0]} does not compile the kernel:"
                     raise RuntimeError(f"{message}\\n{error}") from error
             for name in ("space_forward", "space_backward"):
-                library[name].restype = ctypes.c_long
+                # An attribute is kept, and an item is made anew each time.
+                getattr(library, name).restype = ctypes.c_long
             self.library = library  # last: other threads call what they find here
         return self.library
 
@@ -153,7 +154,7 @@ class _Kernel:
         """A function of the C, and the memory that it asks for."""
         library = self.compiled()
         sizes = [ctypes.c_long(len(x)), ctypes.c_long(torch.get_num_threads())]
-        floats = library[f"space_{name}"](*sizes)
+        floats = getattr(library, f"space_{name}")(*sizes)
         space = torch.empty(floats, dtype=torch.float32)
         library[name](*sizes, *map(_pointer, (x, *tensors, space)))
 

@@ -97,6 +97,16 @@ def _is_recomputing() -> bool:
     return torch._C._current_graph_task_id() != -1
 
 
+def _picked(values, chosen) -> torch.Tensor:
+    """The values of each token that are chosen: (n, k)."""
+    if not torch.compiler.is_compiling():
+        return values.gather(-1, chosen)
+    # Without gather: inductor has lost its gradient where others read the values, too.
+    places = torch.arange(values.shape[-1], device=values.device)
+    is_it = chosen.unsqueeze(-1) == places
+    return torch.where(is_it, values.unsqueeze(-2), 0).sum(-1)
+
+
 class _Latest:
     """The loss and the load of a batch. A copy has neither: a loss has a graph."""
 
@@ -354,8 +364,8 @@ class BttMoe64x96(nn.Module):
         wide = torch.promote_types(x.dtype, torch.float32)
         with torch.autocast("cpu" if x.is_meta else x.device.type, enabled=False):
             logits = x.to(wide) @ self.router.to(wide).T
-        best, chosen = logits.topk(self.top)
-        gates = best.softmax(-1)
+        chosen = logits.topk(self.top).indices
+        gates = _picked(logits, chosen).softmax(-1)
         if self.training:
             self._record(logits, chosen)
         return gates, chosen
