@@ -64,8 +64,8 @@ def main() -> None:
     try:
         app(given, prog_name="einc")
     except OSError as error:  # of help, which no command writes
-        with reporting():
-            raise unwritten(error) from None
+        print(f"error: {unwritten(error)}", file=sys.stderr)
+        sys.exit(2)
 
 
 def _version(wanted: bool) -> None:
