@@ -96,7 +96,7 @@ def _binding(module: nn.Module) -> Binding:
         raise UsageError("a layer with parametrizations is not projected")
     binding = binding_of(module)
     structure = binding.structure
-    own = dict(module.named_parameters(recurse=False))
+    own = dict(module.named_parameters(recurse=False, remove_duplicate=False))
     routed: dict[str, list[bool]] = {}
     for operand in _operands(structure):
         name = operand.name
