@@ -96,7 +96,10 @@ class _Kernel:
 
     def __call__(self, bias, x, *weights) -> torch.Tensor:
         """(n, in) to (n, out), with the bias."""
-        tensors = [t if t is None else t.to(self.dtype) for t in (x, bias, *weights)]
+        tensors = [
+            t if t is None or t.dtype is self.dtype else t.to(self.dtype)
+            for t in (x, bias, *weights)
+        ]
         return self.operator(*tensors)
 
     def compiled(self):
@@ -156,7 +159,7 @@ class _Kernel:
         sizes = [ctypes.c_long(len(x)), ctypes.c_long(torch.get_num_threads())]
         floats = getattr(library, f"space_{name}")(*sizes)
         space = torch.empty(floats, dtype=torch.float32)
-        library[name](*sizes, *map(_pointer, (x, *tensors, space)))
+        getattr(library, name)(*sizes, *map(_pointer, (x, *tensors, space)))
 
     def _gradients_like(self, grad, x, weights, wanted):
         """What is to hold them; nothing where they are not wanted."""
