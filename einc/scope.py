@@ -130,15 +130,18 @@ class Scope:
         return good
 
     @cached_property
+    def refs(self) -> list[syntax.Ref]:
+        """All places of tensors."""
+        return [r for e in self.equations for r in (e.left, *e.right)]
+
+    @cached_property
     def all_indices(self) -> list[str]:
-        refs = [r for e in self.equations for r in (e.left, *e.right)]
-        return list(dict.fromkeys(i.text for r in refs for i in r.indices))
+        return list(dict.fromkeys(i.text for r in self.refs for i in r.indices))
 
     @cached_property
     def all_names(self) -> set[str]:
         """Those of tensors, indices and parameters."""
-        refs = [r for e in self.equations for r in (e.left, *e.right)]
-        tensors = {r.tensor.text for r in refs}
+        tensors = {r.tensor.text for r in self.refs}
         return tensors.union(self.all_indices, self.parameters)
 
     def index_known(self, name: syntax.Name) -> bool:

@@ -71,6 +71,7 @@ def project(module: nn.Module, weight: torch.Tensor, *, seconds: float = 30.0) -
         raise UsageError(f"the weight is {tuple(weight.shape)}, not {shape}")
     if any(parameter.is_meta for parameter in (weight, *module.parameters())):
         raise UsageError("there are no values on the meta device, to project or to set")
+    gated = _gated(binding)
     if weight.is_complex() or not torch.isfinite(weight).all():
         raise UsageError("the weight is to have real values, all of them finite")
     with (
@@ -84,7 +85,7 @@ def project(module: nn.Module, weight: torch.Tensor, *, seconds: float = 30.0) -
         problem = _Problem(binding, target, time.monotonic() + seconds)
         zero = None if target.any() else _zero(binding)
         factors, error = problem.solve() if zero is None else (zero, 0.0)
-    for name, experts in _gated(binding).items():
+    for name, experts in gated.items():
         factors[name] = factors[name] * experts
     _store(module, binding, factors)
     return error

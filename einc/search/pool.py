@@ -44,7 +44,7 @@ class Pool:
     def add(self, rows: Rows, scores: Scores) -> None:
         """Takes in what is good enough of some more rows."""
         scores = np.round(scores, _DIGITS)
-        if self.slack is None and self._firsts(self.rows).sum() == self.size:
+        if self.slack is None and len({*_graphs(self.rows)}) == self.size:
             hopeful = scores[:, 0] <= self.scores[-1, 0]
             rows, scores = rows[hopeful], scores[hopeful]
         rows = np.concatenate([self.rows, rows])
@@ -55,8 +55,8 @@ class Pool:
         order = _sorted(rows, scores)
         rows, scores = rows[order], scores[order]
         if self.slack is None:
-            first = self._firsts(rows)
-            graphs = _hashed(rows > 0)
+            graphs = _graphs(rows)
+            first = _ordinal(graphs) < 1
             alike = _hashed(np.stack([graphs, _hashed(scores.view(np.int64))], 1))
             kept = (np.cumsum(first) - first < self.size) & (_ordinal(alike) < 1)
             kept[kept] = _ordinal(graphs[kept]) < SPARE
@@ -69,14 +69,8 @@ class Pool:
         """At most `size` rows, the best first, each before others of its hypergraph."""
         if self.slack is not None:
             return list(self.rows[nearest(self.scores, self.size), None])
-        graphs = _hashed(self.rows > 0)
-        firsts = graphs[self._firsts(self.rows)]
-        return [self.rows[graphs == graph] for graph in firsts]
-
-    @staticmethod
-    def _firsts(rows: Rows) -> NDArray[np.bool_]:
-        """Which are the first of their hypergraphs, the sets of indices that are there."""
-        return _ordinal(_hashed(rows > 0)) < 1
+        graphs = _graphs(self.rows)
+        return [self.rows[graphs == graph] for graph in dict.fromkeys(graphs)]
 
 
 def front(scores: Scores) -> Places:
@@ -142,7 +136,7 @@ def _behind(scores: Scores) -> NDArray[np.float64]:
 
 def _sorted(rows: Rows, scores: Scores) -> Places:
     """The order by scores; of equals the fewest indices first."""
-    ties = (_hashed(rows), _hashed(rows > 0), np.count_nonzero(rows, 1))
+    ties = (_hashed(rows), _graphs(rows), np.count_nonzero(rows, 1))
     return np.lexsort((*ties, *scores.T[::-1]))
 
 
@@ -155,6 +149,11 @@ def _ordinal(keys: NDArray[np.int64]) -> Places:
     result = np.empty(len(keys), np.intp)
     result[order] = np.arange(len(keys)) - first
     return result
+
+
+def _graphs(rows: Rows) -> NDArray[np.int64]:
+    """The hypergraph of each row, which is the set of indices that are there."""
+    return _hashed(rows > 0)
 
 
 def _hashed(rows: NDArray[np.int64] | NDArray[np.bool_] | Rows) -> NDArray[np.int64]:
