@@ -22,13 +22,14 @@ from terminal import Ended
 from test_imports import command, imports_of
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from einc import calibration, compiler, library, predict, times
+from einc import calibration, compiler, library, predict, predict_report, times
 from einc.analysis.profile import Profile
 from einc.calibration import LAYOUTS, Calibration, Machine, Overheads, Rates, Table
 from einc.codegen.operations import linear, work
 from einc.codegen.recorder import MatrixProduct
 from einc.codegen.strided import Copy, Strided
 from einc.errors import UsageError
+from einc.report import text
 
 FLOPS, COPIED, COMPUTED, TURNED = 1e9, 1e6, 1e5, 1e3
 MACHINE = Machine(
@@ -478,6 +479,12 @@ def test_from_how_many_tokens_on(faster: set[int], first: int | None, sentence: 
     ratios = {n: 0.5 if n in faster else 1.0 for n in (1, 16, 256)}
     assert times.crossover(ratios) == first
     assert times.faster(ratios, "measured") == f"faster than nn.Linear {sentence}"
+
+
+def test_other_numbers_of_tokens_are_told_beside_the_powers_of_two():
+    for tokens, told in ((300, "tokens and at 300; bound"), (16, "tokens; bound")):
+        shown = predict_report.shown(prediction("low_rank", 64, (tokens,)), "low_rank")
+        assert told in text(shown)
 
 
 def test_numbers_are_rounded_before_their_form_is_chosen():
