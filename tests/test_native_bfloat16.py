@@ -51,8 +51,17 @@ def whole(*shape: int) -> torch.Tensor:
     return (signs * (torch.rand(shape) < 0.25)).to(torch.bfloat16)
 
 
-def check(case: Case, layer: nn.Module, n: int) -> None:
-    """Values and all gradients of a batch of n tokens."""
+MANY = (7, 43, 301)
+"""Tokens that are one block of one thread, one of each of two, and several."""
+
+
+def check(case: Case, layer: nn.Module, *tokens: int) -> None:
+    """Values and all gradients of batches of so many."""
+    for n in tokens:
+        check_batch(case, layer, n)
+
+
+def check_batch(case: Case, layer: nn.Module, n: int) -> None:
     torch.manual_seed(n)
     layer.to(torch.bfloat16)
     with torch.no_grad():
@@ -83,7 +92,7 @@ def check(case: Case, layer: nn.Module, n: int) -> None:
 def test_sizes(sizes: dict[str, int]) -> None:
     """Whole tiles, parts of them, and sums of odd lengths."""
     one = case(BTT, **sizes)
-    check(one, native_class(one, "bfloat16")(), 43)
+    check(one, native_class(one, "bfloat16")(), *MANY)
 
 
 @pytest.mark.parametrize("n", [0, 1, 2, 15, 16, 17, 31, 32, 33, 63, 64, 65, 131, 1000])
@@ -97,11 +106,11 @@ def test_roles(text: str) -> None:
     indices = Equation.read(text).indices
     size = 17 if len(indices) <= 5 else 5
     one = case(text, **{index: size - (i % 2) for i, index in enumerate(indices)})
-    check(one, native_class(one, "bfloat16")(), 37)
+    check(one, native_class(one, "bfloat16")(), *MANY)
 
 
 @settings(max_examples=6, deadline=None, suppress_health_check=FEW_ARE_CHAINS)
-@given(exact(least=2, most=3), st.integers(1, 40))
+@given(exact(least=2, most=3), st.integers(1, 400))
 def test_random_structures(one: Case, n: int) -> None:
     assume(lowered(one) is not None)
     check(one, native_class(one, "bfloat16")(), n)
@@ -128,7 +137,7 @@ def test_other_processors(flags: str, monkeypatch: pytest.MonkeyPatch) -> None:
         made: Any = native_class(one, "bfloat16")
         parts = vars(sys.modules[made.__module__])
         monkeypatch.setitem(parts, "COMPILER", ["cc", *flags.split()])
-        check(one, made(), 50)
+        check(one, made(), *MANY)
 
 
 def test_values_are_rounded_as_torch_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -184,21 +193,22 @@ def test_other_dtypes_are_left_to_the_plain_operations() -> None:
         assert y.dtype == dtype and flops and not is_native(flops)
 
 
+@pytest.mark.parametrize("n", MANY)
 @pytest.mark.parametrize("wanted", range(1, 16))
-def test_some_gradients(wanted: int) -> None:
+def test_some_gradients(wanted: int, n: int) -> None:
     """Any set of them."""
     layer: Any = butterfly()(bias=False)
     layer.to(torch.bfloat16)
-    x = whole(20, 60)
+    x = whole(n, 60)
     leaves = [x, *layer.parameters()]
     torch.manual_seed(wanted)
     for i, leaf in enumerate(leaves):
         leaf.data.copy_(whole(*leaf.shape))
         leaf.requires_grad_(bool(wanted >> i & 1))
     chosen = [leaf for leaf in leaves if leaf.requires_grad]
-    pull = whole(20, 84)
+    pull = whole(n, 84)
     found = torch.autograd.grad(layer(x), chosen, pull)
-    layer.KERNEL.least = (21, 21)
+    layer.KERNEL.least = (n + 1, n + 1)
     expected = torch.autograd.grad(layer(x), chosen, pull)
     layer.KERNEL.least = (0, 0)
     assert all(map(torch.equal, found, expected))
@@ -246,7 +256,7 @@ def test_the_operators_keep_the_rules_of_torch() -> None:
     layer: Any = small_class("bfloat16")(dtype=torch.bfloat16)
     x = torch.randn(9, 24, dtype=torch.bfloat16, requires_grad=True)
     weights = [layer.A, layer.B]
-    torch.library.opcheck(layer.KERNEL.operator.default, (x, layer.bias, *weights))
+    torch.library.opcheck(layer.KERNEL.operator, (x, layer.bias, *weights))
 
 
 def test_two_dtypes_in_a_file() -> None:

@@ -2,18 +2,11 @@
 
 Values are multiplied by the processor's matrix unit (AMX) where it has one, by its dot
 products of pairs (AVX512-BF16) where it has these, and as floats elsewhere; all add up in
-float32. A structure's C, which calls `multiply_all` and `gradient`, is from `c_matrices`.
+float32. A structure's C, which calls `multiply_all` and `add_gradient`, is from `c_matrices`.
 """
 
 BFLOAT16 = r"""
-#if defined(__AMX_BF16__) || defined(__AVX512BF16__)
-#include <immintrin.h>
-#endif
-
-/* Vectors of so many values, and the bits of as many floats. */
-typedef uint16_t h16 __attribute__((vector_size(32), aligned(2), may_alias));
 typedef uint16_t h32 __attribute__((vector_size(64), aligned(2), may_alias));
-typedef uint32_t bits16 __attribute__((vector_size(64), aligned(2), may_alias));
 
 INLINE float wide(value from)
 {
@@ -25,7 +18,7 @@ INLINE float wide(value from)
 
 INLINE v16 wide_16(h16 from)
 {
-    return (v16)(__builtin_convertvector(from, bits16) << 16);
+    return (v16)(extended(from) << 16);
 }
 
 /* To the nearest, and of two as near to the even one. */
@@ -56,7 +49,8 @@ INLINE value narrow(float from)
 }
 
 /* out[row][lane] = sum of left[row][k] * right[k][lane] for k below steps * step, right
-   as `pair` leaves it. Where there are sums, it is added to these, tile by tile. */
+   as `pair` leaves it. Where sums are to be had, these are they, tile by tile, and what is
+   there already is added to where it `adds`. */
 typedef struct {
     long rows, steps, step, lanes;
     const value *left;
@@ -65,6 +59,7 @@ typedef struct {
     value *out;
     long out_row;
     float *sums;
+    int adds;
 } Product;
 
 /* Up to two tiles by two: where their operands and sums are. */
@@ -117,7 +112,7 @@ INLINE void multiply_tiles(Product p, Tiles t)
 {
     const int tall = t.tall, wide = t.wide;
     all_is_written(p.left);
-    if (p.sums) {
+    if (p.adds) {
         _tile_loadd(0, t.total[0][0], 64);
         if (wide)
             _tile_loadd(1, t.total[0][1], 64);
@@ -167,7 +162,7 @@ INLINE void multiply_rows(
 {
     v16 sums[4];
     UNROLLED for (int r = 0; r < rows; r++)
-        sums[r] = p.sums ? *(const v16 *)(total + r * SIDE) : (v16){0};
+        sums[r] = p.adds ? *(const v16 *)(total + r * SIDE) : (v16){0};
     for (long k = 0; k < p.steps * p.step; k += 2) {
         const bits16 pairs = *(const bits16 *)(right + k * SIDE);
         UNROLLED for (int r = 0; r < rows; r++) {
@@ -259,27 +254,45 @@ typedef struct {
     long taken_row, taken_width, given_row, given_width;
 } Matrices;
 
+/* A weight in pairs: all of it, or what `put` makes of one of its matrices at a time. */
+typedef struct {
+    const value *all, *given;
+    void (*put)(long b, const value *given, value *matrix);
+    value *matrix;
+} Weight;
+
 INLINE void multiply_all(
-    long rows, Matrices m, const value *left, const value *right, value *out)
+    long rows, Matrices m, const value *left, Weight weight, value *out)
 {
     const long tile = rows < SIDE ? rows : SIDE;
     const long size = (m.given + SIDE - 1) / SIDE * SIDE * m.steps * m.step;
     use_tiles(tile, m.step);
     for (long b = 0; b < m.batch; b++) {
+        if (!weight.all)
+            weight.put(b, weight.given, weight.matrix);
         const Product p = {
             .rows = rows, .steps = m.steps, .step = m.step, .lanes = m.given,
             .left = left + b * m.taken_width, .left_row = m.taken_row,
-            .right = right + b * size,
+            .right = weight.all ? weight.all + b * size : weight.matrix,
             .out = out + b * m.given_width, .out_row = m.given_row,
         };
         multiply(p, tile);
     }
 }
 
-/* sums[taken][given] += sum over rows of left[row][taken] * right[row][given] for each
+/* A weight's gradient: the sums of all matrices, added to what is there where it `adds`;
+   or what `add_up` makes at once of those of one matrix at a time, in `to`. */
+typedef struct {
+    float *sums;
+    int adds;
+    void (*add_up)(long b, long parts, long size, const float *sums, value *to);
+    value *to;
+} Gradient;
+
+/* sums[taken][given] = sum over rows of left[row][taken] * right[row][given] for each
    matrix, in whole tiles, by what `scratch` holds of one: left's columns and pairs. */
-INLINE void gradient(
-    long rows, Matrices m, const value *left, const value *right, float *sums,
+INLINE void add_gradient(
+    long rows, Matrices m, const value *left, const value *right, Gradient gradient,
     value *scratch)
 {
     const long depth = (rows + 2 * SIDE - 1) / (2 * SIDE) * 2 * SIDE;
@@ -294,9 +307,12 @@ INLINE void gradient(
         const Product p = {
             .rows = m.taken, .steps = depth / (2 * SIDE), .step = 2 * SIDE,
             .lanes = m.given, .left = scratch, .left_row = depth, .right = pairs,
-            .sums = sums + b * tall * broad * TILE,
+            .sums = gradient.sums + (gradient.to ? 0 : b * tall * broad * TILE),
+            .adds = gradient.adds,
         };
         multiply(p, SIDE);
+        if (gradient.to)
+            gradient.add_up(b, 1, 0, p.sums, gradient.to);
     }
 }
 
@@ -310,12 +326,15 @@ INLINE void add_tiles(
             value total[TILE], *corner = to + r * row + c * column;
             const long tall = rows - r < SIDE ? rows - r : SIDE;
             const long wide = columns - c < SIDE ? columns - c : SIDE;
+            const int is_there = column == 1 && wide == SIDE;
             for (long i = 0; i < tall; i++) {
                 v16 sum = {0};
                 for (long part = 0; part < parts; part++)
                     sum += *(const v16 *)(sums + part * size + i * SIDE);
-                *(h16 *)(total + i * SIDE) = narrow_16(sum);
+                *(h16 *)(is_there ? corner + i * row : total + i * SIDE) = narrow_16(sum);
             }
+            if (is_there)
+                continue;
             if (row == 1)
                 transpose(tall, wide, total, SIDE, corner, column);
             else

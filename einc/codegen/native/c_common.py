@@ -11,6 +11,7 @@ COMMON = r"""
 
 #define INLINE static inline __attribute__((always_inline))
 #define UNROLLED _Pragma("GCC unroll 16")
+#define NOINLINE __attribute__((noinline)) /* compiled once for all that call it */
 
 typedef float v16 __attribute__((vector_size(64), aligned(4), may_alias));
 

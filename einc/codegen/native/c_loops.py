@@ -8,7 +8,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from einc.codegen.layout import layout_text
-from einc.codegen.native.c_source import braces, dims_text, each_value, place
+from einc.codegen.native.c_source import (
+    braces,
+    dims_text,
+    each_value,
+    in_threads,
+    place,
+)
 from einc.codegen.native.chain import Chain, Sizes
 from einc.codegen.native.looped import Looped, Product, Side
 from einc.codegen.native.loops import Loop, Loops
@@ -25,6 +31,7 @@ class LoopSteps:
     blocks = (12, 48)
     end = ""
     zeroed = False
+    at_once = False
 
     def __init__(self, chain: Chain, lowered: Looped) -> None:
         self.lowered, self.sizes = lowered, chain.sizes
@@ -56,6 +63,9 @@ class LoopSteps:
 
     def sums(self) -> list[int]:
         return [product.size for product in self.lowered.products]
+
+    def room(self, backward: bool) -> dict[str, int]:
+        return {}
 
     def buffers(self, backward: bool) -> dict[str, int]:
         rows = [side.row for side in self.lowered.sides[:-1]]
@@ -204,9 +214,11 @@ def _weights(out: Writer, i: int, product: Product, sizes: Sizes) -> None:
         out.line(f"/* {name}{dims_text(natural)} to {dims_text(free)} */")
         out.line(f"static void {kind}_weight_{i}(")
         out.line("    long threads, const float *from, float *to)")
-        with braces(out), each_value(out, free, sizes, product.size):
-            to = place(free, free, sizes)
-            out.line(f"to[{to}] = from[{place(natural, free, sizes)}];")
+        with braces(out):
+            in_threads(out, product.size)
+            with each_value(out, free, sizes):
+                to = place(free, free, sizes)
+                out.line(f"to[{to}] = from[{place(natural, free, sizes)}];")
         out.line()
     free = product.gradient.free
     out.line(
@@ -214,12 +226,14 @@ def _weights(out: Writer, i: int, product: Product, sizes: Sizes) -> None:
     )
     out.line(f"static void add_up_{i}(")
     out.line("    long threads, long parts, long size, const float *sums, float *to)")
-    with braces(out), each_value(out, free, sizes, product.size), braces(out):
-        out.line(f"const float *own = sums + {place(free, free, sizes)};")
-        out.line("float sum = 0;")
-        out.line("for (long part = 0; part < parts; part++)")
-        out.line("    sum += own[part * size];")
-        out.line(f"to[{place(natural, free, sizes)}] = sum;")
+    with braces(out):
+        in_threads(out, product.size)
+        with each_value(out, free, sizes), braces(out):
+            out.line(f"const float *own = sums + {place(free, free, sizes)};")
+            out.line("float sum = 0;")
+            out.line("for (long part = 0; part < parts; part++)")
+            out.line("    sum += own[part * size];")
+            out.line(f"to[{place(natural, free, sizes)}] = sum;")
     out.line()
 
 

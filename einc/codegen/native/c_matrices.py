@@ -6,11 +6,18 @@ In: a `Chain`. Out: C that calls what `c_pairs` and `c_bfloat16` have.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from itertools import pairwise
 
 from einc.codegen.layout import TOKENS
-from einc.codegen.native.c_source import braces, dims_text, each_value, place
+from einc.codegen.native.c_source import (
+    braces,
+    dims_text,
+    each_value,
+    in_threads,
+    place,
+)
 from einc.codegen.native.chain import Axes, Chain, Sizes, strides
 from einc.codegen.native.loops import NONE, Loop, Strides, joined
 from einc.codegen.native.matrices import (
@@ -42,6 +49,7 @@ class MatrixSteps:
 
     value_bytes = 2
     end = "end_tiles();"
+    at_once = True
 
     def __init__(self, chain: Chain, lowered: InMatrices) -> None:
         self.chain, self.sizes, self.roles = chain, chain.sizes, lowered.roles
@@ -84,7 +92,8 @@ class MatrixSteps:
 
     def weights(self, kind: str) -> list[int]:
         return [
-            self._weight_size(roles if kind == "forward" else roles.turned)
+            self._extent(roles.batch)
+            * self._matrix_size(roles if kind == "forward" else roles.turned)
             for roles in self.roles
         ]
 
@@ -94,6 +103,10 @@ class MatrixSteps:
             tall, broad = self._tiles(roles)
             found.append(self._extent(roles.batch) * tall * broad * SIDE * SIDE)
         return found
+
+    def room(self, backward: bool) -> dict[str, int]:
+        used = [*self.roles, *(one.turned for one in self.roles)]
+        return {"matrix": max(map(self._matrix_size, used if backward else self.roles))}
 
     def buffers(self, backward: bool) -> dict[str, int]:
         found: dict[str, Strides] = {}
@@ -114,22 +127,34 @@ class MatrixSteps:
         return self._extent(roles.kept) * SIDE * sum(self._tiles(roles)) // 2
 
     def enter(self, out: Writer, backward: bool) -> None:
+        for i in range(self.last + 1):
+            if i < self.last or not backward:
+                self._given_weight(out, "forward", "w", i)
+            if backward:
+                self._given_weight(out, "backward", "v", i)
+                add_up = f"add_up_matrix_{i}, alone ? gradients[{i}] : NULL"
+                out.line(f"const Gradient dw{i} = {{sums{i}, at > start, {add_up}}};")
         for name, tensor in list(self.begins.items())[: 1 + backward]:
             if self._reorders(name):
                 out.line(f"order_{name}(m, {tensor}, {self._taken(name)});")
 
     def forward(self, out: Writer, i: int) -> None:
-        self._product(out, f"FORWARD_{i}", i, f"{i}", f"w{i}", f"{i + 1}")
+        self._product(out, f"FORWARD_{i}", i, f"{i}", f"forward{i}", f"{i + 1}")
 
     def backward(self, out: Writer, i: int) -> None:
-        self._product(out, f"BACKWARD_{i}", i, f"d{i + 1}", f"v{i}", f"d{i}")
+        self._product(out, f"BACKWARD_{i}", i, f"d{i + 1}", f"backward{i}", f"d{i}")
 
     def gradient(self, out: Writer, i: int) -> None:
         left, right = self._read(f"{i}"), self._read(f"d{i + 1}")
         if self._is_turned(self.roles[i]):
             left, right = right, left
         rows = self._rows(i)
-        out.line(f"gradient({rows}, GRADIENT_{i}, {left}, {right}, sums{i}, scratch);")
+        shape = f"GRADIENT_{i}"
+        out.line(f"add_gradient({rows}, {shape}, {left}, {right}, dw{i}, scratch);")
+
+    def _given_weight(self, out: Writer, kind: str, name: str, i: int) -> None:
+        how = f"{{{name}{i}, weights[{i}], {kind}_matrix_{i}, matrix}}"
+        out.line(f"const Weight {kind}{i} = {how};")
 
     def _product(
         self, out: Writer, shape: str, i: int, taken: str, weight: str, given: str
@@ -201,69 +226,101 @@ class MatrixSteps:
         axes, sizes = self.chain.holds[i], self.sizes
         depth, lanes = self._extent(roles.taken), self._extent(roles.given)
         pairs = padded(depth) // 2
-        size = 2 * self._weight_size(roles) // self._extent(roles.batch)
-        row, column = (
-            _step(group, axes, sizes) for group in (roles.taken, roles.given)
-        )
+        size = 2 * self._matrix_size(roles)
+        row, column = self._matrix_steps(i, roles)
         out.line(f"/* {self.chain.weights[i].name}{dims_text(axes)} in pairs */")
+        with self._matrix(
+            out, f"{kind}_matrix_{i}(long b, const value *from, value *to)", roles
+        ):
+            start = place(axes, roles.batch, sizes)
+            if row and column:
+                out.line(f"pack({depth}, {lanes}, from + {start}, {row}, {column},")
+                out.line(f"     to, {pairs});")
+            else:
+                out.line(f"memset(to, 0, {size} * sizeof(value));")
+                with self._each_of_matrix(out, roles, "k", "n") as loops:
+                    tile = f"n / {SIDE} * {2 * SIDE * pairs}"
+                    at = f"{tile} + k / 2 * {2 * SIDE} + n % {SIDE} * 2 + k % 2"
+                    out.line(f"to[{at}] = from[{place(axes, loops, sizes)}];")
+        out.line()
         out.line(f"static void {kind}_weight_{i}(")
         out.line("    long threads, const value *from, value *to)")
         with braces(out):
-            if row and column:
-                batch = place(roles.batch, roles.batch, sizes)
-                start = place(axes, roles.batch, sizes)
-                with each_value(out, roles.batch, sizes, self.chain.counts[i]):
-                    out.line(f"pack({depth}, {lanes}, from + {start}, {row}, {column},")
-                    out.line(f"     to + ({batch}) * {size}, {pairs});")
-            else:
-                out.line(f"memset(to, 0, {4 * self._weight_size(roles)});")
-                with each_value(out, axes, sizes, self.chain.counts[i]), braces(out):
-                    self._places(
-                        out, axes, batch=roles.batch, k=roles.taken, n=roles.given
-                    )
-                    tile = f"batch * {size} + n / {SIDE} * {2 * SIDE * pairs}"
-                    at = f"{tile} + k / 2 * {2 * SIDE} + n % {SIDE} * 2 + k % 2"
-                    out.line(f"to[{at}] = from[{place(axes, axes, sizes)}];")
+            in_threads(out, self.chain.counts[i])
+            out.line(f"for (long b = 0; b < {self._extent(roles.batch)}; b++)")
+            out.line(f"    {kind}_matrix_{i}(b, from, to + b * {size});")
         out.line()
-
-    def _places(self, out: Writer, axes: Axes, **groups: Axes) -> None:
-        for name, group in groups.items():
-            out.line(f"const long {name} = {place(group, axes, self.sizes)};")
 
     def _add_up(self, out: Writer, i: int, roles: Roles) -> None:
         axes, sizes = self.chain.holds[i], self.sizes
         name = self.chain.weights[i].name
-        out.line(f"/* d{name}{dims_text(axes)} from the tiles of all parts */")
-        out.line(f"static void add_up_{i}(")
-        out.line(
-            "    long threads, long parts, long size, const float *sums, value *to)"
-        )
         tall, broad = self._tiles(roles)
-        row, column = (
-            _step(group, axes, sizes) for group in (roles.taken, roles.given)
-        )
-        with braces(out):
+        row, column = self._matrix_steps(i, roles)
+        out.line(f"/* d{name}{dims_text(axes)} from the tiles of all parts */")
+        with self._matrix(
+            out,
+            f"add_up_matrix_{i}("
+            "\n    long b, long parts, long size, const float *sums, value *to)",
+            roles,
+        ):
             if row and column:
-                batch = place(roles.batch, roles.batch, sizes)
                 start = place(axes, roles.batch, sizes)
                 taken, given = self._extent(roles.taken), self._extent(roles.given)
-                own = f"sums + ({batch}) * {tall * broad * SIDE * SIDE}"
-                with each_value(out, roles.batch, sizes, self.chain.counts[i]):
-                    out.line(f"add_tiles({taken}, {given}, parts, size, {own},")
-                    out.line(f"          to + {start}, {row}, {column});")
+                out.line(f"add_tiles({taken}, {given}, parts, size, sums,")
+                out.line(f"          to + {start}, {row}, {column});")
             else:
-                with each_value(out, axes, sizes, self.chain.counts[i]), braces(out):
-                    self._places(
-                        out, axes, batch=roles.batch, r=roles.taken, c=roles.given
-                    )
-                    tile = f"((batch * {tall} + r / {SIDE}) * {broad} + c / {SIDE})"
+                with self._each_of_matrix(out, roles, "r", "c") as loops:
+                    tile = f"(r / {SIDE} * {broad} + c / {SIDE})"
                     at = f"{tile} * {SIDE * SIDE} + r % {SIDE} * {SIDE} + c % {SIDE}"
                     out.line(f"const float *own = sums + {at};")
                     out.line("float sum = 0;")
                     out.line("for (long part = 0; part < parts; part++)")
                     out.line("    sum += own[part * size];")
-                    out.line(f"to[{place(axes, axes, sizes)}] = narrow(sum);")
+                    out.line(f"to[{place(axes, loops, sizes)}] = narrow(sum);")
         out.line()
+        out.line(f"static void add_up_{i}(")
+        out.line(
+            "    long threads, long parts, long size, const float *sums, value *to)"
+        )
+        with braces(out):
+            in_threads(out, self.chain.counts[i])
+            size = tall * broad * SIDE * SIDE
+            out.line(f"for (long b = 0; b < {self._extent(roles.batch)}; b++)")
+            out.line(f"    add_up_matrix_{i}(b, parts, size, sums + b * {size}, to);")
+        out.line()
+
+    @contextmanager
+    def _matrix(self, out: Writer, signature: str, roles: Roles) -> Iterator[None]:
+        """A function of matrix b of a weight, which is at i0 and so on of the batch."""
+        out.line(f"NOINLINE static void {signature}")
+        with braces(out):
+            step = self._extent(roles.batch)
+            for k, axis in enumerate(roles.batch):
+                around = f" % {step}" if k else ""
+                step //= self.sizes[axis]
+                within = f" / {step}" if step > 1 else ""
+                out.line(f"const long i{k} = b{around}{within};")
+            yield
+
+    @contextmanager
+    def _each_of_matrix(
+        self, out: Writer, roles: Roles, row: str, column: str
+    ) -> Iterator[Axes]:
+        """Loops over its values, which are those of the axes beside the batch's."""
+        inner, sizes = (*roles.taken, *roles.given), self.sizes
+        loops = (*roles.batch, *inner)
+        with each_value(out, inner, sizes, len(roles.batch)), braces(out):
+            out.line(f"const long {row} = {place(roles.taken, loops, sizes)};")
+            out.line(f"const long {column} = {place(roles.given, loops, sizes)};")
+            yield loops
+
+    def _matrix_steps(self, i: int, roles: Roles) -> tuple[int, int]:
+        """How far apart rows and columns of a matrix lie in a weight, 0 if not one step."""
+        axes = self.chain.holds[i]
+        row, column = (
+            _step(group, axes, self.sizes) for group in (roles.taken, roles.given)
+        )
+        return row, column
 
     def _tiles(self, roles: Roles) -> tuple[int, int]:
         taken, given = self._extent(roles.taken), self._extent(roles.given)
@@ -299,11 +356,10 @@ class MatrixSteps:
             out.indent = depth
         out.line()
 
-    def _weight_size(self, roles: Roles) -> int:
-        """In floats."""
+    def _matrix_size(self, roles: Roles) -> int:
+        """Floats that have a matrix of a weight in pairs."""
         lanes = self._tiles(roles)[1] * SIDE
-        depth = padded(self._extent(roles.taken))
-        return self._extent(roles.batch) * lanes * depth // 2
+        return lanes * padded(self._extent(roles.taken)) // 2
 
 
 def _innermost(loops: Sequence[Loop], unit: int) -> tuple[Loop, Loop]:

@@ -5,13 +5,31 @@ puts the right operand of a product into pairs of rows, as `c_bfloat16` multipli
 """
 
 PAIRS = r"""
+#if defined(__AVX512F__)
+#include <immintrin.h>
+#endif
+
 typedef uint16_t value; /* the upper half of a float */
 
+/* Vectors of so many values, of pairs and fours of them, and of the bits of floats. */
 typedef uint16_t h8 __attribute__((vector_size(16), aligned(2), may_alias));
+typedef uint16_t h16 __attribute__((vector_size(32), aligned(2), may_alias));
 typedef uint32_t pairs8 __attribute__((vector_size(32), aligned(2), may_alias));
 typedef uint64_t quads8 __attribute__((vector_size(64), aligned(2), may_alias));
+typedef uint32_t bits16 __attribute__((vector_size(64), aligned(2), may_alias));
 
 enum { SIDE = 16, TILE = SIDE * SIDE };
+
+/* Each value with 16 bits before it that are 0. */
+INLINE bits16 extended(h16 from)
+{
+#if defined(__AVX512F__)
+    /* For that GCC 12 makes four instructions of one. */
+    return (bits16)_mm512_cvtepu16_epi32((__m256i)from);
+#else
+    return __builtin_convertvector(from, bits16);
+#endif
+}
 
 /* The two vectors that have the first four of both, and the last, in turns. */
 #if defined(__clang__) || __GNUC__ >= 12
@@ -69,18 +87,25 @@ TRANSPOSE(transpose_quads, 4, quads8)
 INLINE void pair(
     long rows, long columns, const value *from, long from_row, value *to, long pairs)
 {
-    for (long r = 0; r < 2 * pairs; r += 2)
-        for (long c = 0; c < columns; c += 8) {
+    /* Tiles one after the other: who reads them waits for those that were just written. */
+    for (long c = 0; c < columns; c += SIDE, to += SIDE * 2 * pairs)
+        for (long r = 0; r < 2 * pairs; r += 2) {
             const value *corner = from + r * from_row + c;
-            value *at = to + c / SIDE * SIDE * 2 * pairs + r * SIDE + c % SIDE * 2;
-            if (r + 2 <= rows && c + 8 <= columns) {
+            value *at = to + r * SIDE;
+            const long whole = r + 2 <= rows ? (columns - c) / 8 * 8 : 0;
+            if (whole >= SIDE) {
+                const h16 one = *(const h16 *)corner;
+                const h16 two = *(const h16 *)(corner + from_row);
+                *(bits16 *)at = extended(one) | extended(two) << 16;
+                continue;
+            }
+            if (whole) {
                 const h8 one = *(const h8 *)corner;
                 const h8 two = *(const h8 *)(corner + from_row);
                 *(h8 *)at = FIRST(one, two);
                 *(h8 *)(at + 8) = LAST(one, two);
-                continue;
             }
-            for (long i = 0; i < 8 && c + i < columns; i++) {
+            for (long i = whole; i < SIDE && c + i < columns; i++) {
                 at[2 * i] = r < rows ? corner[i] : 0;
                 at[2 * i + 1] = r + 1 < rows ? corner[from_row + i] : 0;
             }

@@ -27,7 +27,9 @@ class Steps(Protocol):
     """What a lowering writes: functions, and what calls them for the m tokens of a block.
 
     These are in C `x + at * features` and so on. Product i is called with its weight as
-    `functions` puts it: `w{i}` forward, `v{i}` backward. All sizes are in floats.
+    `functions` puts it: `w{i}` forward, `v{i}` backward. All sizes are in floats. Where a
+    thread has one block alone, it is called `once`, and `alone` where it has no others
+    beside it.
     """
 
     value_bytes: int
@@ -37,6 +39,10 @@ class Steps(Protocol):
     """What each thread does last."""
     zeroed: bool
     """Whether buffers are to be zeros at first."""
+    at_once: bool
+    """Whether a product that is called once puts its weight in place itself, so that
+    `w{i}` is none, and gives a gradient itself where it is alone.
+    """
 
     def functions(self, out: Writer) -> None:
         """Those that the steps call, and of each weight `forward_weight_{i}` and
@@ -48,6 +54,9 @@ class Steps(Protocol):
 
     def sums(self) -> list[int]:
         """The sizes of the weights' gradients of a thread, in the order of its loops."""
+
+    def room(self, backward: bool) -> dict[str, int]:
+        """What a thread keeps beside these, whatever the tokens of a block."""
 
     def buffers(self, backward: bool) -> dict[str, int]:
         """What a thread keeps, for each token of a block."""
@@ -78,6 +87,8 @@ def _forward(out: Writer, chain: Chain, steps: Steps) -> None:
     buffers = steps.buffers(backward=False)
     block, space = _block(chain, steps, buffers), _Space()
     space.take_weights("w", steps.weights("forward"))
+    for name, size in steps.room(backward=False).items():
+        space.take(name, size)
     for name, size in buffers.items():
         space.take(name, block * size)
     _size_of(out, "forward", space)
@@ -89,8 +100,9 @@ def _forward(out: Writer, chain: Chain, steps: Steps) -> None:
         out.line(f"use_large_pages(y, n * {features} * sizeof(value));")
         _use_space(out, "forward")
         products = range(len(chain.weights))
-        _in_place(out, "forward", "w", products, space)
-        begin = f"memset(own, 0, {space.part} * sizeof(float));" * steps.zeroed
+        _parts(out, block, steps)
+        _in_place(out, "forward", "w", products, space, steps)
+        begin = [_zeros(0, space.part)] if steps.zeroed else []
         with _each_block(out, block, space, begin, steps.end):
             steps.enter(out, backward=False)
             for i in products:
@@ -108,6 +120,8 @@ def _backward(out: Writer, chain: Chain, steps: Steps) -> None:
     for i, size in enumerate(steps.sums()):
         space.take(f"sums{i}", size)
     sums = space.part
+    for name, size in steps.room(backward=True).items():
+        space.take(name, size)
     for name, size in buffers.items():
         space.take(name, block * size)
     _size_of(out, "backward", space)
@@ -118,10 +132,15 @@ def _backward(out: Writer, chain: Chain, steps: Steps) -> None:
         out.line("if (dx)")
         out.line(f"    use_large_pages(dx, n * {chain.features(0)} * sizeof(value));")
         _use_space(out, "backward")
-        _in_place(out, "forward", "w", products[:-1], space)
-        _in_place(out, "backward", "v", products, space)
-        size = space.part if steps.zeroed else sums
-        begin = f"memset(own, 0, {size} * sizeof(float));"
+        _parts(out, block, steps)
+        if steps.at_once:
+            out.line("const int alone = once && parts == 1;")
+        _in_place(out, "forward", "w", products[:-1], space, steps)
+        _in_place(out, "backward", "v", products, space, steps)
+        begin = ["if (!n)"] if steps.at_once else []
+        begin.append(_zeros(0, sums))
+        if steps.zeroed:
+            begin.append(_zeros(sums, space.part))
         with _each_block(out, block, space, begin, steps.end):
             steps.enter(out, backward=True)
             for i in products[:-1]:
@@ -137,7 +156,7 @@ def _backward(out: Writer, chain: Chain, steps: Steps) -> None:
                     steps.backward(out, i)
         for i in range(last + 1):
             first = f"space + {space.shared + space.own[f'sums{i}']}"
-            out.line(f"if (gradients[{i}])")
+            out.line(f"if (gradients[{i}]{' && !alone' * steps.at_once})")
             out.line(
                 f"    add_up_{i}(threads, parts, {space.part}, {first}, gradients[{i}]);"
             )
@@ -191,28 +210,48 @@ def _use_space(out: Writer, name: str) -> None:
     out.line(f"use_large_pages(space, space_{name}(n, threads) * sizeof(float));")
 
 
+def _parts(out: Writer, block: int, steps: Steps) -> None:
+    out.line("const long parts = parts_of(n, threads);")
+    if steps.at_once:
+        out.line(f"const int once = 0 < n && n <= parts * {block};")
+
+
 def _in_place(
-    out: Writer, kind: str, name: str, products: Iterable[int], space: _Space
+    out: Writer,
+    kind: str,
+    name: str,
+    products: Iterable[int],
+    space: _Space,
+    steps: Steps,
 ) -> None:
     """Pointers to the weights as the loops have them."""
     for i in products:
         place = space.weights.get(f"{name}{i}")
         if place is None:
             out.line(f"const value *{name}{i} = weights[{i}];")
+            continue
+        there, put = f"(value *)(space + {place})", f"{kind}_weight_{i}"
+        if steps.at_once:
+            out.line(f"value *{name}{i} = once ? NULL : {there};")
+            out.line(f"if ({name}{i})")
+            out.line(f"    {put}(threads, weights[{i}], {name}{i});")
         else:
-            out.line(f"value *{name}{i} = (value *)(space + {place});")
-            out.line(f"{kind}_weight_{i}(threads, weights[{i}], {name}{i});")
+            out.line(f"value *{name}{i} = {there};")
+            out.line(f"{put}(threads, weights[{i}], {name}{i});")
+
+
+def _zeros(start: int, end: int) -> str:
+    return f"memset(own + {start}, 0, {end - start} * sizeof(float));"
 
 
 @contextmanager
 def _each_block(
-    out: Writer, block: int, space: _Space, begin: str, end: str
+    out: Writer, block: int, space: _Space, begin: Iterable[str], end: str
 ) -> Iterator[None]:
     """What is written meanwhile for each block of tokens, m from `at` on, in threads.
 
     Each of these has a part of the tokens, and does what is to `begin` and to `end` with.
     """
-    out.line("const long parts = parts_of(n, threads);")
     out.line("#pragma omp parallel for num_threads(parts) schedule(static, 1)")
     out.line("for (long part = 0; part < parts; part++)")
     with braces(out):
@@ -220,10 +259,10 @@ def _each_block(
         for name, place in space.own.items():
             kind = "float" if name.startswith("sums") else "value"
             out.line(f"{kind} *const {name} = ({kind} *)(own + {place});")
-        if begin:
-            out.line(begin)
-        out.line("const long end = n * (part + 1) / parts;")
-        out.line(f"for (long at = n * part / parts; at < end; at += {block})")
+        for line in begin:
+            out.line(line)
+        out.line("const long start = n * part / parts, end = n * (part + 1) / parts;")
+        out.line(f"for (long at = start; at < end; at += {block})")
         with braces(out):
             out.line(f"const long m = end - at < {block} ? end - at : {block};")
             yield
@@ -253,17 +292,21 @@ def braces(out: Writer) -> Iterator[None]:
 
 @contextmanager
 def each_value(
-    out: Writer, dims: Sequence[Dim], sizes: Sizes, values: int
+    out: Writer, dims: Sequence[Dim], sizes: Sizes, first: int = 0
 ) -> Iterator[None]:
-    """Loops i0, i1 and so on over a weight of so many, in threads where it is large."""
-    if dims and values >= LARGE:
-        out.line("#pragma omp parallel for num_threads(threads)")
+    """Loops over all values of these, i0 and so on or from another one on."""
     depth = out.indent
-    for k, dim in enumerate(dims):
+    for k, dim in enumerate(dims, first):
         out.line(f"for (long i{k} = 0; i{k} < {sizes[dim]}; i{k}++)")
         out.indent += "    "
     yield
     out.indent = depth
+
+
+def in_threads(out: Writer, values: int) -> None:
+    """Has the loop that follows, over a weight of so many, run in threads if it is large."""
+    if values >= LARGE:
+        out.line("#pragma omp parallel for num_threads(threads)")
 
 
 def dims_text(dims: Iterable[Dim]) -> str:

@@ -77,7 +77,7 @@ class _Kernel:
                     qualified, gradients, setup_context=self._save
                 )
             register_flop_formula(getattr(torch.ops.einc, name))(flops)
-        return getattr(torch.ops.einc, name)
+        return getattr(torch.ops.einc, name).default
 
     def takes(self, bias, x, *weights) -> bool:
         """Whether the kernel computes it, and not plain operations.
@@ -131,9 +131,13 @@ class _Kernel:
                 except OSError as error:
                     message = f"{COMPILER[0]} does not compile the kernel:"
                     raise RuntimeError(f"{message}\\n{error}") from error
-            for name in ("space_forward", "space_backward"):
+            sizes = [ctypes.c_long] * 2
+            for name, pointers in (("forward", 5), ("backward", 6)):
                 # An attribute is kept, and an item is made anew each time.
-                getattr(library, name).restype = ctypes.c_long
+                space, run = getattr(library, f"space_{name}"), getattr(library, name)
+                space.argtypes, space.restype = sizes, ctypes.c_long
+                run.argtypes = [*sizes, *[ctypes.c_void_p] * pointers]
+                run.restype = None
             self.library = library  # last: other threads call what they find here
         return self.library
 
@@ -156,7 +160,7 @@ class _Kernel:
     def _call(self, name, x, *tensors):
         """A function of the C, and the memory that it asks for."""
         library = self.compiled()
-        sizes = [ctypes.c_long(len(x)), ctypes.c_long(torch.get_num_threads())]
+        sizes = [len(x), torch.get_num_threads()]
         floats = getattr(library, f"space_{name}")(*sizes)
         space = torch.empty(floats, dtype=torch.float32)
         getattr(library, name)(*sizes, *map(_pointer, (x, *tensors, space)))
@@ -217,5 +221,5 @@ def _pointer(tensor):
     """Of a tensor or a list of them, for C; None is a null pointer."""
     if isinstance(tensor, list):
         return (ctypes.c_void_p * len(tensor))(*map(_pointer, tensor))
-    return ctypes.c_void_p(None if tensor is None else tensor.data_ptr())
+    return None if tensor is None else tensor.data_ptr()
 '''
