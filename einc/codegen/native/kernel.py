@@ -46,28 +46,27 @@ SHARED: dict[Dtype, str] = {"float32": FLOAT32, "bfloat16": PAIRS + BFLOAT16}
 class Worth(NamedTuple):
     """Tokens of a call that are worth the kernel, without gradients and with them.
 
-    `for_weights` of tokens' values make up for one of a weight: each thread puts it in
-    place, and has a gradient of its own of it.
+    `for_weights` of tokens' values make up for one of a weight, of which each thread has
+    a gradient of its own, but where all weights are `fitting`: a core's cache has room.
     """
 
     forward: int
     training: int
     for_weights: float
+    fitting: int
 
 
 WORTH: dict[Dtype, tuple[Worth, Worth]] = {
-    "float32": (Worth(256, 256, 8), Worth(1, 128, 2)),
-    "bfloat16": (Worth(16, 16, 1.5), Worth(1, 1, 0.5)),
+    "float32": (Worth(256, 256, 8, 0), Worth(1, 128, 2, 0)),
+    "bfloat16": (Worth(1, 1, 1.5, 1 << 18), Worth(1, 1, 0.5, 1 << 18)),
 }
 """With up to two products, and with more, between which plain operations copy: as was
 measured beside these.
 """
 LARGE_MATRIX = 1 << 14
-"""Values of one that plain operations multiply in bfloat16 as well as in float32."""
-FITTING = 1 << 18
-"""Values of weights that a core's cache has room for."""
-WITH_MORE = 64
-"""Tokens without gradients that are worth it with more weights than that."""
+"""Values of one that plain operations multiply in bfloat16 as well as in float32, where
+it is all of a product with a token.
+"""
 
 
 def native_kernel(profile: Profile, dtype: Dtype) -> Native | None:
@@ -113,16 +112,16 @@ def _least(chain: Chain, dtype: Dtype) -> tuple[int, int]:
     if dtype == "bfloat16" and _has_large_matrix(chain):
         dtype = "float32"
     values, is_long = sum(chain.counts), len(chain.weights) > 2
-    forward, training, for_weights = WORTH[dtype][is_long]
-    if values > FITTING and not is_long:
-        forward = max(forward, WITH_MORE)
+    forward, training, for_weights, fitting = WORTH[dtype][is_long]
+    if values <= fitting:
+        return forward, training
     features = chain.features(0) + chain.features(-1)
     nearest = round(math.log2(for_weights * values / features))
     return forward, max(training, 1 << max(nearest, 0))
 
 
 def _has_large_matrix(chain: Chain) -> bool:
-    return max(in_matrices(chain).matrices(chain.sizes)) > LARGE_MATRIX
+    return max(in_matrices(chain).alone(chain.sizes), default=0) > LARGE_MATRIX
 
 
 def _multiplies(chain: Chain, i: int) -> int:

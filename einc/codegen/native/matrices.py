@@ -62,9 +62,13 @@ class InMatrices:
     forward: Way
     back: Way
 
-    def matrices(self, sizes: Sizes) -> list[int]:
-        """The values of one matrix of each product."""
-        return [extent((*one.taken, *one.given), sizes) for one in self.roles]
+    def alone(self, sizes: Sizes) -> list[int]:
+        """The values of one matrix of each product that takes a row of it from a token."""
+        return [
+            extent((*one.taken, *one.given), sizes)
+            for one in self.roles
+            if not one.kept
+        ]
 
 
 def in_matrices(chain: Chain) -> InMatrices:
