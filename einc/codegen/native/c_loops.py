@@ -9,10 +9,11 @@ from collections.abc import Iterator, Sequence
 
 from einc.codegen.layout import layout_text
 from einc.codegen.native.c_source import (
+    SHARED,
+    SINGLE,
     braces,
     dims_text,
     each_value,
-    in_threads,
     place,
 )
 from einc.codegen.native.chain import Chain, Sizes
@@ -213,9 +214,9 @@ def _weights(out: Writer, i: int, product: Product, sizes: Sizes) -> None:
             continue
         out.line(f"/* {name}{dims_text(natural)} to {dims_text(free)} */")
         out.line(f"static void {kind}_weight_{i}(")
-        out.line("    long threads, const float *from, float *to)")
+        out.line("    const float *from, float *to)")
         with braces(out):
-            in_threads(out, product.size)
+            out.line(SHARED if free else SINGLE)
             with each_value(out, free, sizes):
                 to = place(free, free, sizes)
                 out.line(f"to[{to}] = from[{place(natural, free, sizes)}];")
@@ -225,9 +226,9 @@ def _weights(out: Writer, i: int, product: Product, sizes: Sizes) -> None:
         f"/* d{name}{dims_text(natural)} from the sums of all parts, {dims_text(free)} */"
     )
     out.line(f"static void add_up_{i}(")
-    out.line("    long threads, long parts, long size, const float *sums, float *to)")
+    out.line("    long parts, long size, const float *sums, float *to)")
     with braces(out):
-        in_threads(out, product.size)
+        out.line(SHARED if free else SINGLE)
         with each_value(out, free, sizes), braces(out):
             out.line(f"const float *own = sums + {place(free, free, sizes)};")
             out.line("float sum = 0;")

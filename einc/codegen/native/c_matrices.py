@@ -12,10 +12,10 @@ from itertools import pairwise
 
 from einc.codegen.layout import TOKENS
 from einc.codegen.native.c_source import (
+    SHARED,
     braces,
     dims_text,
     each_value,
-    in_threads,
     place,
 )
 from einc.codegen.native.chain import Axes, Chain, Sizes, strides
@@ -132,8 +132,9 @@ class MatrixSteps:
                 self._given_weight(out, "forward", "w", i)
             if backward:
                 self._given_weight(out, "backward", "v", i)
-                add_up = f"add_up_matrix_{i}, alone ? gradients[{i}] : NULL"
-                out.line(f"const Gradient dw{i} = {{sums{i}, at > start, {add_up}}};")
+                out.line(f"const Gradient dw{i} = {{")
+                out.line(f"    sums{i}, at > start, add_up_matrix_{i},")
+                out.line(f"    alone ? gradients[{i}] : NULL}};")
         for name, tensor in list(self.begins.items())[: 1 + backward]:
             if self._reorders(name):
                 out.line(f"order_{name}(m, {tensor}, {self._taken(name)});")
@@ -243,10 +244,9 @@ class MatrixSteps:
                     at = f"{tile} + k / 2 * {2 * SIDE} + n % {SIDE} * 2 + k % 2"
                     out.line(f"to[{at}] = from[{place(axes, loops, sizes)}];")
         out.line()
-        out.line(f"static void {kind}_weight_{i}(")
-        out.line("    long threads, const value *from, value *to)")
+        out.line(f"static void {kind}_weight_{i}(const value *from, value *to)")
         with braces(out):
-            in_threads(out, self.chain.counts[i])
+            out.line(SHARED)
             out.line(f"for (long b = 0; b < {self._extent(roles.batch)}; b++)")
             out.line(f"    {kind}_matrix_{i}(b, from, to + b * {size});")
         out.line()
@@ -279,11 +279,9 @@ class MatrixSteps:
                     out.line(f"to[{place(axes, loops, sizes)}] = narrow(sum);")
         out.line()
         out.line(f"static void add_up_{i}(")
-        out.line(
-            "    long threads, long parts, long size, const float *sums, value *to)"
-        )
+        out.line("    long parts, long size, const float *sums, value *to)")
         with braces(out):
-            in_threads(out, self.chain.counts[i])
+            out.line(SHARED)
             size = tall * broad * SIDE * SIDE
             out.line(f"for (long b = 0; b < {self._extent(roles.batch)}; b++)")
             out.line(f"    add_up_matrix_{i}(b, parts, size, sums + b * {size}, to);")

@@ -20,7 +20,11 @@ CACHE = 1 << 18
 SPILLED = 1 << 22
 """Bytes of the same where the weights fill that cache."""
 LARGE = 1 << 15
-"""Values of a weight that are worth threads to copy."""
+"""Values of a weight that are worth threads of their own to copy."""
+SHARED = "#pragma omp for nowait"
+"""Before a loop that threads share."""
+SINGLE = "#pragma omp single nowait"
+"""Before what one of them does."""
 
 
 class Steps(Protocol):
@@ -46,7 +50,8 @@ class Steps(Protocol):
 
     def functions(self, out: Writer) -> None:
         """Those that the steps call, and of each weight `forward_weight_{i}` and
-        `backward_weight_{i}`, which put it in place, and `add_up_{i}` of its gradient.
+        `backward_weight_{i}`, which put it in place, and `add_up_{i}` of its gradient: the
+        threads that call them share the work, and do not wait for each other.
         """
 
     def weights(self, kind: str) -> list[int]:
@@ -101,18 +106,21 @@ def _forward(out: Writer, chain: Chain, steps: Steps) -> None:
         _use_space(out, "forward")
         products = range(len(chain.weights))
         _parts(out, block, steps)
-        _in_place(out, "forward", "w", products, space, steps)
-        begin = [_zeros(0, space.part)] if steps.zeroed else []
-        with _each_block(out, block, space, begin, steps.end):
-            steps.enter(out, backward=False)
-            for i in products:
-                steps.forward(out, i)
-            out.line("if (bias)")
-            out.line(f"    add_bias(m, {features}, bias, y + at * {features});")
+        _places(out, "w", products, space, steps)
+        with _threads(out, chain, steps):
+            _in_place(out, "forward", "w", products, space, steps)
+            _wait(out, space)
+            begin = [_zeros(0, space.part)] if steps.zeroed else []
+            with _each_block(out, block, space, begin, steps.end):
+                steps.enter(out, backward=False)
+                for i in products:
+                    steps.forward(out, i)
+                out.line("if (bias)")
+                out.line(f"    add_bias(m, {features}, bias, y + at * {features});")
 
 
 def _backward(out: Writer, chain: Chain, steps: Steps) -> None:
-    products, last = range(len(chain.weights)), len(chain.weights) - 1
+    products = range(len(chain.weights))
     buffers = steps.buffers(backward=True)
     block, space = _block(chain, steps, buffers), _Space()
     space.take_weights("w", steps.weights("forward")[:-1])
@@ -135,31 +143,35 @@ def _backward(out: Writer, chain: Chain, steps: Steps) -> None:
         _parts(out, block, steps)
         if steps.at_once:
             out.line("const int alone = once && parts == 1;")
-        _in_place(out, "forward", "w", products[:-1], space, steps)
-        _in_place(out, "backward", "v", products, space, steps)
-        begin = ["if (!n)"] if steps.at_once else []
-        begin.append(_zeros(0, sums))
-        if steps.zeroed:
-            begin.append(_zeros(sums, space.part))
-        with _each_block(out, block, space, begin, steps.end):
-            steps.enter(out, backward=True)
-            for i in products[:-1]:
-                out.line(f"if ({' || '.join(_gradients(products[i + 1 :]))})")
-                with braces(out):
-                    steps.forward(out, i)
-            for i in reversed(products):
-                out.line(f"if (gradients[{i}])")
-                with braces(out):
-                    steps.gradient(out, i)
-                out.line(f"if ({' || '.join(['dx', *_gradients(products[:i])])})")
-                with braces(out):
-                    steps.backward(out, i)
-        for i in range(last + 1):
-            first = f"space + {space.shared + space.own[f'sums{i}']}"
-            out.line(f"if (gradients[{i}]{' && !alone' * steps.at_once})")
-            out.line(
-                f"    add_up_{i}(threads, parts, {space.part}, {first}, gradients[{i}]);"
-            )
+        _places(out, "w", products[:-1], space, steps)
+        _places(out, "v", products, space, steps)
+        with _threads(out, chain, steps):
+            _in_place(out, "forward", "w", products[:-1], space, steps)
+            _in_place(out, "backward", "v", products, space, steps)
+            _wait(out, space)
+            begin = ["if (!n)"] if steps.at_once else []
+            begin.append("    " * steps.at_once + _zeros(0, sums))
+            if steps.zeroed:
+                begin.append(_zeros(sums, space.part))
+            with _each_block(out, block, space, begin, steps.end):
+                steps.enter(out, backward=True)
+                for i in products[:-1]:
+                    out.line(f"if ({' || '.join(_gradients(products[i + 1 :]))})")
+                    with braces(out):
+                        steps.forward(out, i)
+                for i in reversed(products):
+                    out.line(f"if (gradients[{i}])")
+                    with braces(out):
+                        steps.gradient(out, i)
+                    out.line(f"if ({' || '.join(['dx', *_gradients(products[:i])])})")
+                    with braces(out):
+                        steps.backward(out, i)
+            for i in products:
+                first = f"space + {space.shared + space.own[f'sums{i}']}"
+                out.line(f"if (gradients[{i}]{' && !alone' * steps.at_once})")
+                out.line(
+                    f"    add_up_{i}(parts, {space.part}, {first}, gradients[{i}]);"
+                )
 
 
 def _gradients(products: Iterable[int]) -> list[str]:
@@ -216,6 +228,19 @@ def _parts(out: Writer, block: int, steps: Steps) -> None:
         out.line(f"const int once = 0 < n && n <= parts * {block};")
 
 
+def _places(
+    out: Writer, name: str, products: Iterable[int], space: _Space, steps: Steps
+) -> None:
+    """Pointers to the weights as the loops have them."""
+    for i in products:
+        place = space.weights.get(f"{name}{i}")
+        if place is None:
+            out.line(f"const value *{name}{i} = weights[{i}];")
+        else:
+            at_once = "once ? NULL : " * steps.at_once
+            out.line(f"value *{name}{i} = {at_once}(value *)(space + {place});")
+
+
 def _in_place(
     out: Writer,
     kind: str,
@@ -224,20 +249,30 @@ def _in_place(
     space: _Space,
     steps: Steps,
 ) -> None:
-    """Pointers to the weights as the loops have them."""
+    """Puts them there."""
     for i in products:
-        place = space.weights.get(f"{name}{i}")
-        if place is None:
-            out.line(f"const value *{name}{i} = weights[{i}];")
-            continue
-        there, put = f"(value *)(space + {place})", f"{kind}_weight_{i}"
-        if steps.at_once:
-            out.line(f"value *{name}{i} = once ? NULL : {there};")
-            out.line(f"if ({name}{i})")
-            out.line(f"    {put}(threads, weights[{i}], {name}{i});")
-        else:
-            out.line(f"value *{name}{i} = {there};")
-            out.line(f"{put}(threads, weights[{i}], {name}{i});")
+        if f"{name}{i}" in space.weights:
+            if steps.at_once:
+                out.line(f"if ({name}{i})")
+            indent = "    " * steps.at_once
+            out.line(f"{indent}{kind}_weight_{i}(weights[{i}], {name}{i});")
+
+
+@contextmanager
+def _threads(out: Writer, chain: Chain, steps: Steps) -> Iterator[None]:
+    """What is written meanwhile, by all threads, or by those alone that have tokens."""
+    team = "threads" if max(chain.counts) >= LARGE else "parts"
+    if steps.at_once:
+        team = f"once ? parts : {team}"
+    out.line(f"#pragma omp parallel num_threads({team})")
+    with braces(out):
+        yield
+
+
+def _wait(out: Writer, space: _Space) -> None:
+    """For the weights that others put in place."""
+    if space.weights:
+        out.line("#pragma omp barrier")
 
 
 def _zeros(start: int, end: int) -> str:
@@ -248,11 +283,12 @@ def _zeros(start: int, end: int) -> str:
 def _each_block(
     out: Writer, block: int, space: _Space, begin: Iterable[str], end: str
 ) -> Iterator[None]:
-    """What is written meanwhile for each block of tokens, m from `at` on, in threads.
+    """What is written meanwhile for each block of tokens, m from `at` on.
 
-    Each of these has a part of the tokens, and does what is to `begin` and to `end` with.
+    Each thread has a part of the tokens, does what is to `begin` and to `end` with, and
+    waits for the others.
     """
-    out.line("#pragma omp parallel for num_threads(parts) schedule(static, 1)")
+    out.line("#pragma omp for schedule(static, 1)")
     out.line("for (long part = 0; part < parts; part++)")
     with braces(out):
         out.line(f"float *own = space + {space.shared} + part * {space.part};")
@@ -301,12 +337,6 @@ def each_value(
         out.indent += "    "
     yield
     out.indent = depth
-
-
-def in_threads(out: Writer, values: int) -> None:
-    """Has the loop that follows, over a weight of so many, run in threads if it is large."""
-    if values >= LARGE:
-        out.line("#pragma omp parallel for num_threads(threads)")
 
 
 def dims_text(dims: Iterable[Dim]) -> str:
