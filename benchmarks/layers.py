@@ -59,7 +59,7 @@ SHAPES = ((1024, 1024), (2304, 2304), (4096, 4096), (1024, 4096))
 TOKENS = (1, 16, 256, 2048)
 MORE = 8192
 """Tokens more, at 1,024 features."""
-LEAST = {"float32": 256, "bfloat16": 16}
+LEAST = {"float32": 256, "bfloat16": 1}
 """Tokens from which on a kernel in C is used with two products."""
 PEERS = {"tensorly": "tltorch", "torch_structured": "torch_structured"}
 """What is imported for each."""
