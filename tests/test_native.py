@@ -437,6 +437,7 @@ def test_how_many_tokens_are_few() -> None:
     assert least("kronecker", 4096, "bfloat16") == (1, 1)
     assert least("monarch", 1024, "bfloat16") == (1, 1)
     assert least("monarch", 4096, "bfloat16") == (1, 128)
+    assert least("monarch", 6400, "bfloat16") == (16, 128)
     assert least("tensor_train", 4096, "bfloat16") == (1, 1)
     assert least("low_rank", 4096, "bfloat16") == least("low_rank", 4096, "float32")
 

@@ -45,7 +45,8 @@ class Steps(Protocol):
     """Whether buffers are to be zeros at first."""
     at_once: bool
     """Whether a product that is called once puts its weight in place itself, so that
-    `w{i}` is none, and gives a gradient itself where it is alone.
+    `w{i}` is none, and gives a gradient itself where it is alone; and whether the first
+    block's gradients need no zeros to be added to.
     """
 
     def functions(self, out: Writer) -> None:
@@ -225,6 +226,7 @@ def _use_space(out: Writer, name: str) -> None:
 def _parts(out: Writer, block: int, steps: Steps) -> None:
     out.line("const long parts = parts_of(n, threads);")
     if steps.at_once:
+        out.line("/* A part that is one block takes its weights as they are given. */")
         out.line(f"const int once = 0 < n && n <= parts * {block};")
 
 

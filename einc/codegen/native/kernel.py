@@ -47,21 +47,24 @@ class Worth(NamedTuple):
     """Tokens of a call that are worth the kernel, without gradients and with them.
 
     `for_weights` of tokens' values make up for one of a weight, of which each thread has
-    a gradient of its own, but where all weights are `fitting`: a core's cache has room.
+    a gradient of its own.
     """
 
     forward: int
     training: int
     for_weights: float
-    fitting: int
 
 
 WORTH: dict[Dtype, tuple[Worth, Worth]] = {
-    "float32": (Worth(256, 256, 8, 0), Worth(1, 128, 2, 0)),
-    "bfloat16": (Worth(1, 1, 1.5, 1 << 18), Worth(1, 1, 0.5, 1 << 18)),
+    "float32": (Worth(256, 256, 8), Worth(1, 128, 2)),
+    "bfloat16": (Worth(16, 16, 1.5), Worth(1, 1, 0.5)),
 }
 """With up to two products, and with more, between which plain operations copy: as was
 measured beside these.
+"""
+FITTING = 1 << 20
+"""Bytes that a core's cache has room for. All calls are worth the kernel in bfloat16 where
+weights have no more, and their gradients in float32: it packs them as it reads them.
 """
 LARGE_MATRIX = 1 << 14
 """Values of one that plain operations multiply in bfloat16 as well as in float32, where
@@ -112,12 +115,14 @@ def _least(chain: Chain, dtype: Dtype) -> tuple[int, int]:
     if dtype == "bfloat16" and _has_large_matrix(chain):
         dtype = "float32"
     values, is_long = sum(chain.counts), len(chain.weights) > 2
-    forward, training, for_weights, fitting = WORTH[dtype][is_long]
-    if values <= fitting:
-        return forward, training
+    forward, training, for_weights = WORTH[dtype][is_long]
     features = chain.features(0) + chain.features(-1)
     nearest = round(math.log2(for_weights * values / features))
-    return forward, max(training, 1 << max(nearest, 0))
+    training = max(training, 1 << max(nearest, 0))
+    if dtype == "bfloat16":
+        forward = 1 if 2 * values <= FITTING else forward
+        training = 1 if 4 * values <= FITTING else training
+    return forward, training
 
 
 def _has_large_matrix(chain: Chain) -> bool:
