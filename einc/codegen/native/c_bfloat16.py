@@ -49,8 +49,8 @@ INLINE value narrow(float from)
 }
 
 /* out[row][lane] = sum of left[row][k] * right[k][lane] for k below steps * step, right
-   as `pair` leaves it. Where sums are to be had, these are they, tile by tile, and what is
-   there already is added to where it `adds`. */
+   as `pair` leaves it. Where there are sums, it is left in these instead, tile by tile, and
+   added to what they hold if it `adds`. */
 typedef struct {
     long rows, steps, step, lanes;
     const value *left;
