@@ -5,10 +5,11 @@
 
 Measures by `einc bench`, each structure and shape in a process of its own; other libraries
 where they are installed (peers.py says how). Writes layers_DTYPE.json, all documents of
-`einc bench --json`, and layers_DTYPE.md, a row a measurement. With --only those rows
-alone are measured anew, and with --tokens these numbers of tokens alone. With --kernels
-native the kernel in C takes part where there is one, in calls of the tokens that it takes,
-and the files are layers_DTYPE_native. Leave the machine alone meanwhile.
+`einc bench --json`, and layers_DTYPE.md, a row a measurement. With --only the rows of
+those structures are measured anew, and all others stay; with --tokens a structure has rows
+of these numbers of tokens alone. With --kernels native the kernel in C takes part where
+there is one, in calls of the tokens that it takes, and the files are layers_DTYPE_native.
+Leave the machine alone meanwhile.
 """
 
 from __future__ import annotations
