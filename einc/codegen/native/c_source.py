@@ -263,9 +263,9 @@ def _in_place(
 @contextmanager
 def _threads(out: Writer, chain: Chain, steps: Steps) -> Iterator[None]:
     """What is written meanwhile, by all threads, or by those alone that have tokens."""
-    team = "threads" if max(chain.counts) >= LARGE else "parts"
-    if steps.at_once:
-        team = f"once ? parts : {team}"
+    team = "parts"
+    if max(chain.counts) >= LARGE:
+        team = "once ? parts : threads" if steps.at_once else "threads"
     out.line(f"#pragma omp parallel num_threads({team})")
     with braces(out):
         yield

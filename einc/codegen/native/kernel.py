@@ -63,12 +63,12 @@ WORTH: dict[Dtype, tuple[Worth, Worth]] = {
 measured beside these.
 """
 FITTING = 1 << 20
-"""Bytes that a core's cache has room for. All calls are worth the kernel in bfloat16 where
-weights have no more, and their gradients in float32: it packs them as it reads them.
+"""Bytes that a core's cache has room for. In bfloat16 all calls are worth the kernel where
+the weights have no more, and with gradients where these in float32 have no more.
 """
 LARGE_MATRIX = 1 << 14
 """Values of one that plain operations multiply in bfloat16 as well as in float32, where
-it is all of a product with a token.
+tokens are the rows that it is multiplied with.
 """
 
 
@@ -126,7 +126,7 @@ def _least(chain: Chain, dtype: Dtype) -> tuple[int, int]:
 
 
 def _has_large_matrix(chain: Chain) -> bool:
-    return max(in_matrices(chain).alone(chain.sizes), default=0) > LARGE_MATRIX
+    return max(in_matrices(chain).of_tokens(chain.sizes), default=0) > LARGE_MATRIX
 
 
 def _multiplies(chain: Chain, i: int) -> int:

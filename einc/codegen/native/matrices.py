@@ -62,8 +62,8 @@ class InMatrices:
     forward: Way
     back: Way
 
-    def alone(self, sizes: Sizes) -> list[int]:
-        """The values of one matrix of each product that takes a row of it from a token."""
+    def of_tokens(self, sizes: Sizes) -> list[int]:
+        """The values of one matrix of each product of which tokens alone are the rows."""
         return [
             extent((*one.taken, *one.given), sizes)
             for one in self.roles
